@@ -1,0 +1,90 @@
+"""Numbers as people read them: as many digits as the interval supports, and words where there is no number."""
+
+from __future__ import annotations
+
+import math
+
+from analysis.result import FitResult, Interval
+
+PLAIN_RANGE = (1e-3, 1e5)
+
+
+def digits_for(value: float, error: float) -> int:
+    """Decimals so that ``error`` shows two digits when it starts with 1 or 2, otherwise one."""
+    if not (math.isfinite(error) and error > 0):
+        return 3
+    exponent = math.floor(math.log10(error))
+    leading = error / 10.0**exponent
+    return (1 if leading < 3 else 0) - exponent
+
+
+def number(value: float, error: float) -> str:
+    """``value`` rounded to what ``error`` supports, e.g. 0.3478 with 0.015 -> 0.348; powers of ten when far from 1."""
+    if not math.isfinite(value):
+        return "-"
+    size = abs(value)
+    if size and not PLAIN_RANGE[0] <= size < PLAIN_RANGE[1]:
+        ratio = max(error / size, 1e-6) if math.isfinite(error) and error > 0 else 1e-2
+        return f"{value:.{min(max(digits_for(1.0, ratio), 0), 3)}e}"
+    decimals = digits_for(value, error)
+    shown = round(value, decimals)
+    if size and shown == 0:
+        return f"{value:.1g}"
+    return f"{shown:.{max(decimals, 0)}f}"
+
+
+def half_width(item: Interval) -> float:
+    """The smaller side of an interval: it decides the digits."""
+    sides = [abs(item.high - item.value), abs(item.value - item.low)]
+    positive = [s for s in sides if s > 0 and math.isfinite(s)]
+    return min(positive) if positive else 0.0
+
+
+def with_interval(item: Interval) -> str:
+    """0.348 [0.317, 0.373]; ends of the tested range are marked with >= and <=."""
+    error = half_width(item)
+    low, high = number(item.low, error), number(item.high, error)
+    if item.why and "end lies outside" in item.why:
+        low = f"<= {low}" if "low" in item.why else low
+        high = f">= {high}" if "high" in item.why else high
+    return f"{number(item.value, error)} [{low}, {high}]"
+
+
+def scale_with_interval(item: Interval) -> str:
+    """A positive scale known by its order of magnitude: 140 [20, 2800], 4e+5 [1e+5, 2e+6]; ends to one or two digits."""
+    wide = item.high > 10 * item.low
+    value, low, high = (_short(v, 1 if wide else 2) for v in (item.value, item.low, item.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _short(value: float, digits: int) -> str:
+    if 1e-2 <= abs(value) < 1e4:
+        decimals = digits - 1 - math.floor(math.log10(abs(value)))
+        return f"{round(value, decimals):.{max(decimals, 0)}f}"
+    return f"{value:.{digits - 1}e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
+def parameter(fit: FitResult, name: str) -> str:
+    """A fitted parameter for a table: number and interval, "not identified (why)", the bare point without draws, or
+    "-" where the law has no such parameter."""
+    if name not in fit.params:
+        return "-"
+    if name in fit.unidentified:
+        return f"not identified ({fit.unidentified[name]})"
+    item = fit.ci.get(name)
+    if item is None:
+        return f"{fit.params[name]:.3g}"
+    return scale_with_interval(item) if name in fit.shape.log_names else with_interval(item)
+
+
+def percent(value: float) -> str:
+    """Signed per cent with two significant digits: +1.2 %, -0.034 %."""
+    if value == 0 or not math.isfinite(value):
+        return "0 %" if value == 0 else "-"
+    decimals = max(0, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:+.{min(decimals, 3)}f} %"
+
+
+def compute_text(value: float) -> str:
+    """FLOPs or tokens as 2.1e12."""
+    return "-" if not math.isfinite(value) else f"{value:.1e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")

@@ -1,0 +1,149 @@
+"""A comparison of two groups and the words for it: headline, interval, tested range, and one whole sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.notation import compute_text, percent, with_interval
+from analysis.result import Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the runs say about ``left`` and ``right`` on one target.
+
+    status: "ok", "refused" (runs on the vision plateau), "no overlap" (of compute) or "no fit".
+    outcome: "left", "right" (which reaches the lower loss), "crossing" or "unresolved"; "" unless status is "ok".
+    compute (K,), difference (K,) and its simultaneous 95 % band low/high (K,): per cent of loss, right minus left.
+    multiplier: compute of ``right`` per compute of ``left`` at equal loss, at ``multiplier_at`` FLOPs.
+    by_form: outcome under each form, so that a verdict that hangs on one form can be seen.
+    """
+
+    left: str
+    right: str
+    target: str
+    status: str
+    outcome: str
+    verdict: str
+    form: str = ""
+    compute: tuple[float, ...] = ()
+    difference: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    crossing: Interval | None = None
+    multiplier: Interval | None = None
+    multiplier_at: float | None = None
+    refused: tuple[str, ...] = ()
+    by_form: dict[str, str] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
+        """Read back from JSON."""
+        data = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for name in ("crossing", "multiplier"):
+            data[name] = None if data[name] is None else Interval(**data[name])
+        return cls(**data)
+
+
+def forms_disagree(c: Comparison) -> bool:
+    """True when one form of the law finds one group lower and another form the other."""
+    outcomes = set((c.by_form or {}).values())
+    return {"left", "right"} <= outcomes
+
+
+def signs(c: Comparison) -> list[int]:
+    """+1 where the band says ``left`` is lower, -1 where ``right`` is, 0 where it includes no difference."""
+    return [1 if low > 0 else -1 if high < 0 else 0 for low, high in zip(c.low, c.high, strict=True)]
+
+
+def order(c: Comparison) -> tuple[str, str]:
+    """(lower, higher) in loss; for a crossing, (lower at small compute, lower at large compute)."""
+    first = next((s for s in signs(c) if s), 1)
+    return (c.left, c.right) if first > 0 else (c.right, c.left)
+
+
+def shown_at(c: Comparison) -> int:
+    """Index of the largest budget at which the difference is resolved, or the largest budget of all."""
+    resolved = [i for i, s in enumerate(signs(c)) if s]
+    return resolved[-1] if resolved and c.outcome != "unresolved" else len(c.compute) - 1
+
+
+def headline(c: Comparison) -> str:
+    """The verdict in a few words."""
+    match c.status:
+        case "refused":
+            return f"refused: {len(c.refused)} runs sit on the vision plateau"
+        case "no fit":
+            return "no verdict: no form of the law was fitted to both with intervals"
+        case "no overlap":
+            return "no verdict: the compute tested overlaps by less than a factor of 2"
+    first, second = order(c)
+    match c.outcome:
+        case "unresolved":
+            return "no difference resolved" + (" (the forms of the law disagree)" if forms_disagree(c) else "")
+        case "crossing":
+            assert c.crossing is not None
+            return f"{first} lower below {compute_text(c.crossing.value)} FLOPs, {second} above"
+    return f"{first} lower than {second}"
+
+
+def interval_text(c: Comparison) -> str:
+    """The difference of the second to the first group in per cent of loss with its 95 % band, and where."""
+    if c.status != "ok":
+        return "-"
+    if c.outcome == "crossing" and c.crossing is not None:
+        return f"crossing at {with_interval_of_compute(c.crossing)} FLOPs"
+    flip, other = (-1.0, c.left) if order(c)[0] == c.right else (1.0, c.right)
+    at = shown_at(c)
+    low, high = sorted((flip * c.low[at], flip * c.high[at]))
+    return (
+        f"{other} {percent(flip * c.difference[at])} [{percent(low)}, {percent(high)}] loss at "
+        f"{compute_text(c.compute[at])} FLOPs"
+    )
+
+
+def with_interval_of_compute(item: Interval) -> str:
+    """2.1e12 [1.1e12, 4.0e12]."""
+    return f"{compute_text(item.value)} [{compute_text(item.low)}, {compute_text(item.high)}]"
+
+
+def multiplier_text(c: Comparison) -> str:
+    """How much compute the second group needs per compute of the first, or an empty string."""
+    if c.status != "ok" or c.multiplier is None or c.multiplier_at is None:
+        return ""
+    at = compute_text(c.multiplier_at)
+    return f"{c.right} needs {with_interval(c.multiplier)} x the compute of {c.left} for its loss at {at} FLOPs"
+
+
+def tested_text(c: Comparison) -> str:
+    """The compute covered by both groups, and the part in which the difference is resolved."""
+    if not c.compute:
+        return "-"
+    text = f"{compute_text(c.compute[0])} to {compute_text(c.compute[-1])} FLOPs"
+    resolved = [x for x, s in zip(c.compute, signs(c), strict=True) if s]
+    if c.outcome in ("left", "right") and len(resolved) < len(c.compute):
+        text += f" (resolved from {compute_text(resolved[0])} to {compute_text(resolved[-1])})"
+    return text
+
+
+def forms_text(c: Comparison) -> str:
+    """What the other forms of the law say, when they say something else."""
+    differing = [form for form, outcome in (c.by_form or {}).items() if outcome != c.outcome and form != c.form]
+    if not differing or forms_disagree(c):
+        return ""
+    words = {"unresolved": "no difference resolved", "crossing": "a crossing", "left": f"{c.left} lower"}
+    said = [f"form {form}: {words.get((c.by_form or {})[form], f'{c.right} lower')}" for form in differing]
+    return "; ".join(said)
+
+
+def verdict(c: Comparison) -> str:
+    """One sentence: the verdict, its interval, the tested range, and the forms that say otherwise."""
+    if c.status == "refused":
+        names = ", ".join(c.refused[:4]) + (" ..." if len(c.refused) > 4 else "")
+        return f"{headline(c)} ({names})"
+    if c.status != "ok":
+        return headline(c)
+    parts = [headline(c), interval_text(c), multiplier_text(c), f"tested from {tested_text(c)}", forms_text(c)]
+    return "; ".join(part for part in parts if part)

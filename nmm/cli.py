@@ -1,0 +1,57 @@
+"""`nmm`: a thin dispatcher. Each command's code is imported only when the command is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from nmm.config import ConfigError
+from nmm.record import RecordError
+
+HELP = """usage: nmm COMMAND [ARGUMENTS]        (nmm COMMAND --help explains one)
+
+  shards     render a data source into WebDataset tars      nmm shards data=world out=outputs/shards/world
+  train      one run, or several with -m                    nmm train arch=early size=d32 budget.tokens=1000000
+  describe   parameters and FLOPs of a config, untrained    nmm describe arch=late size=d64
+  sweep      plan, launch, status, table of many runs       nmm sweep plan sweep=demo out=outputs/demo/runs
+  fit        laws with intervals from finished runs         nmm fit outputs/demo/runs --out outputs/demo/fits.json
+  report     the page: verdicts, plots, tables              nmm report outputs/demo/runs --fits outputs/demo/fits.json
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a user's mistake ends in one line on stderr and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    command, rest = argv[0], argv[1:]
+    try:
+        return _dispatch(command, rest)
+    except (ConfigError, RecordError, ValueError, FileNotFoundError) as error:
+        print(f"nmm {command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(command: str, rest: list[str]) -> int:
+    match command:
+        case "train":
+            # a process of its own: ranks of a multi-process run re-run exactly this command line
+            os.execv(sys.executable, [sys.executable, "-m", "nmm.train", *rest])
+        case "shards":
+            from nmm.commands import shards_main as run
+        case "describe":
+            from nmm.commands import describe_main as run
+        case "sweep":
+            from sweeps.commands import main as run
+        case "fit":
+            from analysis.commands import fit_main as run
+        case "report":
+            from analysis.commands import report_main as run
+        case _:
+            raise ConfigError(f"unknown command; there are shards, train, describe, sweep, fit, report\n\n{HELP}")
+    return int(run(rest) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

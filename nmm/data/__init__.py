@@ -1,0 +1,1 @@
+"""From a world or a folder of tars to batches."""

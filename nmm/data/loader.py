@@ -1,0 +1,143 @@
+"""Batches for training and evaluation. This is where numpy rows become torch tensors.
+
+The state of training data is one number, the global cursor: rows delivered so far, equal on all ranks. One batch is one
+optimizer step; row r of a step goes to rank r mod world. Workers are handed step numbers and hold no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nmm.batch import Batch
+from nmm.data.index import Shards
+from nmm.data.source import RowSource
+
+WORKER_TIMEOUT_SECONDS = 300
+
+
+class TrainLoader:
+    """One Batch per optimizer step for this rank, in an order that depends on no rank, worker or restart.
+
+    Args:
+        rows: Where rows come from.
+        rows_per_step: Rows of the global batch, a multiple of ``world``.
+        total_steps: The run's length in steps; ``len()`` is this number (see ``__len__``).
+        rank, world: This process and how many there are.
+        num_workers: Processes that build batches ahead; 0 builds them here, which is usually fast enough.
+    """
+
+    def __init__(
+        self, rows: RowSource, rows_per_step: int, total_steps: int, rank: int = 0, world: int = 1, num_workers: int = 0
+    ) -> None:
+        if rows_per_step < 1 or rows_per_step % world:
+            raise ValueError(
+                f"rows_per_step={rows_per_step} must be a positive multiple of the world size {world}, so that every "
+                f"rank gets as many rows; use e.g. {max(1, round(rows_per_step / world)) * world}"
+            )
+        if not 0 <= rank < world:
+            raise ValueError(f"rank={rank} must be in 0..{world - 1}")
+        self.rows, self.rows_per_step, self.total_steps = rows, rows_per_step, total_steps
+        self.rank, self.world, self.num_workers = rank, world, num_workers
+        self.cursor = 0
+
+    def __len__(self) -> int:
+        """Steps of the whole run, not those left: Lightning compares it with a count that goes on after a resume."""
+        return self.total_steps
+
+    @property
+    def remaining(self) -> int:
+        """Steps left from the cursor to the end of the run."""
+        return max(0, self.total_steps - self.cursor // self.rows_per_step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the cursor to the end. The cursor moves when a batch is handed over, not when it is built."""
+        for batch in self._batches(range(self.cursor // self.rows_per_step, self.total_steps)):
+            self.cursor += self.rows_per_step
+            yield batch
+
+    def _batches(self, steps: range) -> Iterator[Batch]:
+        dataset = _Steps(self.rows, self.rows_per_step, self.rank, self.world)
+        if self.num_workers == 0:
+            return map(dataset.__getitem__, steps)
+        loader = DataLoader(
+            dataset,
+            sampler=steps,
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=_same,  # type: ignore[arg-type]
+            timeout=WORKER_TIMEOUT_SECONDS,
+            generator=torch.Generator().manual_seed(0),  # a loader without its own would draw from the global generator
+        )
+        return iter(loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor, what stream it counts in, and where its window starts (so that going on there costs nothing)."""
+        return {
+            "cursor": self.cursor,
+            "rows_per_step": self.rows_per_step,
+            "stream": dict(self.rows.stream),
+            "anchor": list(self.rows.table.locate(self.cursor)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``. World size and workers may differ; ValueError when the stream or its cutting does."""
+        ours, theirs = self.rows.stream, state["stream"]
+        differing = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+        if differing:
+            lines = [f"  {name}: saved {theirs.get(name)!r}, now {ours.get(name)!r}" for name in differing]
+            raise ValueError(
+                "the saved position counts rows of another stream of data:\n" + "\n".join(lines) + "\n"
+                "Set these back to resume this run, or start a new run."
+            )
+        if state["cursor"] % self.rows_per_step:
+            raise ValueError(
+                f"{state['cursor']} rows were delivered, no whole number of steps of rows_per_step="
+                f"{self.rows_per_step} (saved with {state['rows_per_step']}): resume with the saved value"
+            )
+        self.cursor = int(state["cursor"])
+        self.rows.table.anchor(*state["anchor"])
+
+
+def val_batches(
+    shards: Shards, source: str, split: str, rows: int, batch_rows: int, context_length: int, patch_size: int
+) -> list[Batch]:
+    """The first ``rows`` packed rows of one source and split, in batches of ``batch_rows`` (the last may be smaller).
+
+    No shuffling of documents and no seed: the same tokens for every run with this context length and patch size. Raises
+    ValueError when the split does not fill that many rows.
+    """
+    if rows < 1 or batch_rows < 1:
+        raise ValueError(f"rows={rows} and batch_rows={batch_rows} must be at least 1")
+    stream = RowSource(shards, {source: 1.0}, context_length, patch_size, seed=0, split=split, once_in_order=True)
+    available = stream.rows_available()
+    if rows > available:
+        raise ValueError(
+            f"{rows} rows were asked for, {source} {split} in {shards.root} fills {available} of {context_length} "
+            "positions: ask for fewer (data.eval_rows) or render a larger split"
+        )
+    return [to_torch(stream.rows_at(at, min(batch_rows, rows - at))) for at in range(0, rows, batch_rows)]
+
+
+def to_torch(batch: Batch) -> Batch:
+    """A Batch of numpy arrays as one of torch tensors, without copying."""
+    return Batch(**{f.name: torch.from_numpy(np.ascontiguousarray(getattr(batch, f.name))) for f in fields(batch)})
+
+
+class _Steps(Dataset[Batch]):
+    """Step number -> this rank's rows of it."""
+
+    def __init__(self, rows: RowSource, rows_per_step: int, rank: int, world: int) -> None:
+        self.rows, self.rows_per_step, self.rank, self.world = rows, rows_per_step, rank, world
+
+    def __getitem__(self, step: int) -> Batch:
+        return to_torch(self.rows.rows_at(step * self.rows_per_step, self.rows_per_step, self.rank, self.world))
+
+
+def _same(batch: Batch) -> Batch:
+    return batch

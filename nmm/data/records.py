@@ -1,0 +1,170 @@
+"""One document as the members of a WebDataset sample, and a tar of such samples with the same bytes every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from nmm.data.png import encode_png
+from nmm.data.scene import SceneObject
+from nmm.data.words import COLOURS, IMAGE, LOCATIONS, SIZES
+from nmm.data.world import Document, World
+
+_BLOCK = 512
+_RECORD = 20 * _BLOCK
+_AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)  # a plain file, ustar
+_AFTER_SUM = sum(_AFTER_CHECKSUM) + sum(b" " * 8)  # the checksum field counts as spaces
+
+
+def sample_key(source: str, split: str, index: int) -> str:
+    """The key all members of a sample share."""
+    return f"{source}-{split}-{index:09d}"
+
+
+def image_names(document: Document) -> list[str]:
+    """Member names of a document's pictures: "png" for a caption's only one, else "0.png", "1.png", ..."""
+    if document.source == "caption":
+        return ["png"]
+    return [f"{number}.png" for number in range(len(document.images))]
+
+
+def stored_logprobs(document: Document) -> list[float]:
+    """The log-probabilities as written: the shortest decimals that give back the same float32."""
+    return [_shortest(value) for value in document.logprobs.tolist()]
+
+
+@lru_cache(maxsize=1 << 16)
+def _shortest(value: float) -> float:
+    return float(str(np.float32(value)))
+
+
+def document_record(world: World, document: Document, logprobs: list[float]) -> dict[str, Any]:
+    """The JSON member of a sample: segments, log-probabilities, classes, questions and the truth about the scene."""
+    return {
+        "source": document.source,
+        "split": document.split,
+        "index": document.index,
+        "seed": world.config.seed,
+        "segments": _segments(document),
+        "logprobs": logprobs,
+        "classes": document.classes,
+        "questions": [question._asdict() for question in document.questions],
+        "scene": _scene(world, document),
+    }
+
+
+def _segments(document: Document) -> list[dict[str, str]]:
+    segments: list[dict[str, str]] = []
+    pieces = document.text.split(IMAGE)
+    for number, piece in enumerate(pieces):
+        if number:
+            segments.append({"image": image_names(document)[number - 1]})
+        if piece.strip():
+            segments.append({"text": piece.strip()})
+    return segments
+
+
+def _scene(world: World, document: Document) -> dict[str, Any]:
+    if document.source == "text":
+        return {"subjects": list(document.subjects)}
+    return {"images": [[_object(world, thing) for thing in objects] for objects in document.scene]}
+
+
+def _object(world: World, thing: SceneObject) -> dict[str, Any]:
+    catalogue, entity = world.catalogue, thing.entity
+    return {
+        "entity": entity,
+        "name": " ".join(catalogue.names[entity]),
+        "location": LOCATIONS[thing.cell],
+        "size": SIZES[thing.size],
+        "colour": catalogue.colour_words[entity],
+        "shape": catalogue.shape_words[entity],
+        "badge": list(COLOURS)[catalogue.badge[entity]],
+        "pattern": int(catalogue.pattern[entity]),
+        "jitter": [thing.jitter % 3 - 1, thing.jitter // 3 - 1],
+    }
+
+
+@dataclass
+class ShardStats:
+    """What one tar holds: enough to build the manifest without reading it again."""
+
+    path: str
+    first_index: int
+    samples: int = 0
+    text_tokens: int = 0
+    images: int = 0
+    logprob_sum: float = 0.0
+    bytes: int = 0
+    sha256: str = ""
+
+    def add(self, document: Document, logprobs: list[float]) -> None:
+        """Count a document."""
+        self.samples += 1
+        self.text_tokens += len(logprobs)
+        self.images += len(document.images)
+        self.logprob_sum += math.fsum(logprobs)
+
+
+def _members(world: World, document: Document, logprobs: list[float]) -> Iterator[tuple[str, bytes]]:
+    for name, image in zip(image_names(document), document.images, strict=True):
+        yield name, encode_png(image)
+    yield "txt", document.text.encode()
+    record = document_record(world, document, logprobs)
+    yield "json", json.dumps(record, separators=(",", ":")).encode()
+
+
+def _header(name: str, size: int) -> bytes:
+    """A POSIX ustar header with every free field fixed: owner 0, mode 0644, time 0."""
+    if len(name) > 100:
+        raise ValueError(f"tar member name {name!r} is longer than 100 characters")
+    before = name.encode().ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
+    return before + b"%06o\0 " % (sum(before) + _AFTER_SUM) + _AFTER_CHECKSUM
+
+
+class _HashingFile:
+    """Writes through to a file while counting and hashing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)
+
+
+def write_tar(world: World, documents: Iterator[Document], file: BinaryIO, stats: ShardStats) -> Iterator[int]:
+    """Write documents as a tar into `file`, filling `stats`; yields after each document (for progress)."""
+    out = _HashingFile(file)
+    for document in documents:
+        logprobs = stored_logprobs(document)
+        key = sample_key(document.source, document.split, document.index)
+        for name, payload in _members(world, document, logprobs):
+            out.write(_header(f"{key}.{name}", len(payload)) + payload + bytes(-len(payload) % _BLOCK))
+        stats.add(document, logprobs)
+        yield 1
+    out.write(bytes(2 * _BLOCK))
+    out.write(bytes(-out.size % _RECORD))
+    stats.bytes, stats.sha256 = out.size, out.sha256.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

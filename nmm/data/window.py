@@ -1,0 +1,165 @@
+"""One window of rows, put together: from where its documents stand to the arrays of a Batch.
+
+Shape legend: R rows of a window, T positions a row, n documents, I images, M patches an image, P pixel values a patch,
+B rows taken at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nmm.batch import IMAGE_ID, PAD_ID, Batch
+from nmm.data.decoded import DecodedShard
+from nmm.data.packing import Layout
+
+DOCUMENT = np.dtype(
+    [
+        ("id", "u8"),  # of the sample
+        ("source", "i1"),  # index into SOURCES
+        ("length", "i8"),  # positions, never above T
+        ("images", "i8"),
+        ("targets", "i8"),  # text tokens that follow another token
+        ("truncated", "?"),
+        ("shard", "i8"),  # number of its DecodedShard
+        ("start", "i8"),  # first position there
+        ("first_image", "i8"),  # first image there
+    ]
+)
+
+
+def gather_documents(decoded: Sequence[DecodedShard], source: int, first_shard: int, width: int, m: int) -> np.ndarray:
+    """(n,) DOCUMENT records of one source in sample order; its shards are numbered from ``first_shard``.
+
+    A document longer than ``width`` (T) is cut there, or before the image of ``m`` patches that would not fit whole.
+    """
+    samples = np.concatenate([shard.samples for shard in decoded])
+    documents = np.zeros(len(samples), DOCUMENT)
+    for name in ("id", "length", "images", "start", "first_image"):
+        documents[name] = samples[name]
+    documents["source"] = source
+    documents["truncated"] = documents["length"] > width
+    shard = np.repeat(np.arange(len(decoded)), [len(d.samples) for d in decoded])
+    documents["shard"] = shard + first_shard
+    for i in np.flatnonzero(documents["truncated"]):
+        start = documents["start"][i]
+        patches = int((decoded[shard[i]].positions["token"][start : start + width] == IMAGE_ID).sum())
+        documents["images"][i], partial = divmod(patches, m)
+        documents["length"][i] = width - partial
+    documents["targets"] = documents["length"] - documents["images"] * m - samples["opens_with_text"]
+    return documents
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rows of one window. ``rows`` holds Batch's (R, ...) fields; image i (of I) is image ``image_number[i]`` of
+    decoded shard ``image_shard[i]``, its patches stand in columns ``patch_column[i]`` (M), and row r has images
+    ``first_image[r] : first_image[r + 1]``.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    first_image: np.ndarray
+    image_shard: list[int]
+    image_number: list[int]
+    patch_column: np.ndarray
+
+    def take(self, rows: np.ndarray, decoded: Sequence[DecodedShard], patch_values: int) -> Batch:
+        """The (B,) ``rows`` of this window as a Batch of numpy arrays; pixels are read here, P = ``patch_values``."""
+        first, number = self.first_image[rows], np.diff(self.first_image)[rows]
+        images = ranges(first, number)
+        m, width = self.patch_column.shape[1], self.rows["tokens"].shape[1]
+        patches = np.empty((len(images), m, patch_values), np.uint8)
+        for i, image in enumerate(images.tolist()):
+            at = self.image_number[image] * m
+            patches[i] = decoded[self.image_shard[image]].patches[at : at + m]
+        row_start = np.repeat(np.arange(len(rows)) * width, number)
+        patch_at = self.patch_column[images] + row_start[:, None]
+        return Batch(patches=patches, patch_at=patch_at, **{name: values[rows] for name, values in self.rows.items()})
+
+
+def assemble(documents: np.ndarray, layout: Layout, decoded: Sequence[DecodedShard], width: int, m: int) -> Window:
+    """The window of (n,) DOCUMENT records that stand as ``layout`` says (both in the order of the layout)."""
+    rows = _text_fields(documents, layout, decoded, width) | _place_fields(documents, layout, width)
+    is_patch = rows["tokens"] == IMAGE_ID
+    first_image = np.searchsorted(np.repeat(layout.row, documents["images"]), np.arange(layout.rows + 1))
+    nth_patch = np.cumsum(is_patch.reshape(-1)).reshape(is_patch.shape) - 1 - first_image[:-1, None] * m
+    rows["image"] = np.where(is_patch, nth_patch // m, -1).astype(np.int32)
+    _add_next(rows)
+    first_document = np.searchsorted(layout.row, np.arange(layout.rows + 1))
+    rows["row_ids"] = _row_ids(documents["id"], first_document)
+    return Window(
+        rows=rows,
+        first_image=first_image,
+        image_shard=np.repeat(documents["shard"], documents["images"]).tolist(),
+        image_number=ranges(documents["first_image"], documents["images"]).tolist(),
+        patch_column=(np.flatnonzero(is_patch) % width).reshape(-1, m),
+    )
+
+
+def _text_fields(
+    documents: np.ndarray, layout: Layout, decoded: Sequence[DecodedShard], width: int
+) -> dict[str, np.ndarray]:
+    """(R, T) tokens, and logprobs and classes of the tokens themselves."""
+    size = layout.rows * width
+    tokens = np.full(size, PAD_ID, np.int64)
+    logprobs, classes = np.full(size, np.nan, np.float32), np.zeros(size, np.uint8)
+    start = layout.row * width + layout.column
+    for shard in np.unique(documents["shard"]):
+        inside = documents["shard"] == shard
+        length = documents["length"][inside]
+        records = decoded[shard].positions[ranges(documents["start"][inside], length)]
+        to = ranges(start[inside], length)
+        tokens[to], logprobs[to], classes[to] = records["token"], records["logprob"], records["letter"]
+    shape = (layout.rows, width)
+    return {"tokens": tokens.reshape(shape), "logprobs": logprobs.reshape(shape), "classes": classes.reshape(shape)}
+
+
+def _place_fields(documents: np.ndarray, layout: Layout, width: int) -> dict[str, np.ndarray]:
+    """(R, T) document, source and position."""
+    size, length = layout.rows * width, documents["length"]
+    document, source = np.full(size, -1, np.int32), np.full(size, -1, np.int8)
+    position = np.zeros(size, np.int64)
+    start = layout.row * width + layout.column
+    at = ranges(start, length)
+    document[at] = np.repeat(layout.place, length)
+    source[at] = np.repeat(documents["source"], length)
+    position[at] = at - np.repeat(start, length)
+    shape = (layout.rows, width)
+    return {"document": document.reshape(shape), "source": source.reshape(shape), "position": position.reshape(shape)}
+
+
+def _add_next(rows: dict[str, np.ndarray]) -> None:
+    """Add targets and weights, and move logprobs and classes from a token to the position before it."""
+    document = rows["document"]
+    follows = np.zeros(document.shape, bool)
+    follows[:, :-1] = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)
+    nothing = {"tokens": 0, "logprobs": np.nan, "classes": 0}
+    moved = {n: np.where(follows, np.roll(rows[n], -1, axis=1), rows[n].dtype.type(v)) for n, v in nothing.items()}
+    rows["targets"], rows["logprobs"], rows["classes"] = moved["tokens"], moved["logprobs"], moved["classes"]
+    rows["weights"] = (follows & (rows["targets"] != IMAGE_ID)).astype(np.float32)
+
+
+def _row_ids(sample_ids: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """(R,) int64 digest of the ids of documents ``first[r] : first[r + 1]``, in their order."""
+    data, ends = sample_ids.astype("<u8").tobytes(), (first * 8).tolist()
+    digests = [hashlib.blake2b(data[a:b], digest_size=8).digest() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
+
+
+def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """start[0], start[0] + 1, ... (length[0] of them), then the same for start[1], and so on; int64."""
+    ends = np.cumsum(length, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(start - (ends - length), length)
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Rows of several numpy Batches as one."""
+    fields: dict[str, Any] = {name: [getattr(part, name) for part in parts] for name in Batch.__dataclass_fields__}
+    positions = np.cumsum([0] + [part.tokens.size for part in parts[:-1]])
+    fields["patch_at"] = [at + before for at, before in zip(fields["patch_at"], positions, strict=True)]
+    return Batch(**{name: np.concatenate(values) for name, values in fields.items()})

@@ -1,0 +1,1 @@
+"""Trunk, masks, experts, vision and fusion: from a Batch to per-token losses."""

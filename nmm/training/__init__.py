@@ -1,0 +1,1 @@
+"""The training of one run: module, optimiser, schedule, checkpoints, run."""

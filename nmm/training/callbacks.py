@@ -1,0 +1,182 @@
+"""What happens at a step boundary: order hash, metrics, checkpoint, stop flag. And the optional wandb mirror."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nmm.batch import Batch
+from nmm.config import RunConfig
+from nmm.data.order import OrderHash
+from nmm.record import Attempt
+from nmm.training.checkpoint import TrainingState, save
+from nmm.training.module import TrainingModule
+from nmm.training.schedule import lr_factor
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Interrupted(RuntimeError):
+    """A signal asked the run to stop; everything up to the last finished step is on disk."""
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient is no longer finite."""
+
+
+class StopFlag:
+    """A signal only sets a flag; the training loop reads it between two steps."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        self.signum = signum
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Install for the four stop signals, put the old handlers back afterwards (main thread only)."""
+        before = {number: signal.signal(number, self) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class StepBoundary(lightning.Callback):
+    """Everything a run does between two optimizer steps. Rank 0 writes; every rank keeps the same state."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        attempt: Attempt | None,
+        state: TrainingState,
+        flag: StopFlag,
+        evaluate: Callable[[], dict[str, Any]],
+        mirror: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.config, self.attempt, self.state, self.flag = config, attempt, state, flag
+        self.evaluate, self.mirror = evaluate, mirror
+        self.order = OrderHash(state.order_hash)
+        self.saved_at = self.logged_at = time.monotonic()
+        self.logged_step = state.step
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        for number in STOP_SIGNALS:  # after Lightning's own registration, which answers SIGTERM with exit code 0
+            signal.signal(number, self.flag)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        assert isinstance(module, TrainingModule)
+        self._advance(trainer, module, batch)
+        step, trainer_config = module.step, self.config.trainer
+        if step % trainer_config.log_every_steps == 0 or step == self.last_step:
+            self._log(module)
+        if trainer_config.eval_every_steps and step % trainer_config.eval_every_steps == 0 and step != self.last_step:
+            self._write({"step": step, **flat(self.evaluate())})
+        stop = self._any_rank(trainer, self.flag.signum)
+        if stop or self._is_due(step):
+            save(self.attempt, self.config, module, self.state)
+            self.saved_at = time.monotonic()
+        if stop and step != self.last_step:
+            raise Interrupted(f"stopped by {signal.Signals(stop).name} after step {step}; run it again to go on")
+
+    @property
+    def last_step(self) -> int:
+        """Total updates of the run."""
+        return self.config.total_steps
+
+    def _advance(self, trainer: lightning.Trainer, module: TrainingModule, batch: Batch) -> None:
+        last = module.last
+        if not (math.isfinite(last["loss"]) and math.isfinite(module.grad_norm)):
+            raise Diverged(f"loss {last['loss']}, gradient norm {module.grad_norm} at step {module.step}")
+        self.order.update(_global_rows(trainer, batch.row_ids))
+        self.state.step = module.step
+        self.state.cursor = module.step * self.config.trainer.rows_per_step
+        self.state.order_hash = self.order.hexdigest()
+        self.state.window_loss += last["loss"] * last["targets"]
+        self.state.window_targets += last["targets"]
+
+    def _log(self, module: TrainingModule) -> None:
+        now, steps = time.monotonic(), module.step - self.logged_step
+        self._write(
+            {
+                "step": module.step,
+                "tokens": module.step * self.config.tokens_per_step,
+                "train_loss": self.state.window_loss / self.state.window_targets,
+                "grad_norm": module.grad_norm,
+                "lr": self.config.learning_rate * lr_factor(self.config, module.step - 1),
+                "tokens_per_second": steps * self.config.tokens_per_step / max(now - self.logged_at, 1e-9),
+            }
+        )
+        self.state.window_loss = self.state.window_targets = 0.0
+        self.logged_at, self.logged_step = now, module.step
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self.attempt is not None:
+            self.attempt.log_metrics(values)
+            self.mirror(values)
+
+    def _is_due(self, step: int) -> bool:
+        trainer = self.config.trainer
+        if step in self.config.keep_steps or step == self.last_step:
+            return True
+        if trainer.checkpoint_every_steps and step % trainer.checkpoint_every_steps == 0:
+            return True
+        return time.monotonic() - self.saved_at >= trainer.checkpoint_every_seconds > 0
+
+    @staticmethod
+    def _any_rank(trainer: lightning.Trainer, signum: int) -> int:
+        if trainer.world_size == 1:
+            return signum
+        value = torch.tensor([signum])
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value.item())
+
+
+def flat(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """{"loss": {"text": 1.0}} -> {"loss_text": 1.0}."""
+    return {f"{kind}_{name}": value for kind, values in evaluation.items() for name, value in values.items()}
+
+
+def _global_rows(trainer: lightning.Trainer, row_ids: Tensor) -> Tensor:
+    """Row ids of the whole step in global order: row r came to rank r mod world."""
+    if trainer.world_size == 1:
+        return row_ids
+    parts = [torch.empty_like(row_ids) for _ in range(trainer.world_size)]
+    dist.all_gather(parts, row_ids)
+    return torch.stack(parts, dim=1).reshape(-1)
+
+
+@contextlib.contextmanager
+def wandb_mirror(config: RunConfig, run_id: str, directory: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that mirrors metrics to an offline wandb run, or one that does nothing.
+
+    Grouped by sweep and named by run id. Nothing reads it back: metrics.jsonl and record.json are the truth.
+    """
+    if config.logger.name == "none":
+        yield lambda values: None
+        return
+    import wandb
+
+    settings = wandb.Settings(
+        mode="offline", console="off", silent=True, x_disable_stats=True, disable_git=True, save_code=False
+    )
+    run = wandb.init(
+        project=config.logger.project, group=config.sweep, name=run_id, id=run_id, dir=directory, settings=settings
+    )
+    try:
+        yield lambda values: run.log(values, step=values["step"])
+    finally:
+        run.finish(quiet=True)

@@ -1,0 +1,93 @@
+"""What a checkpoint holds and how it comes back: plain tensors, numbers and strings, loaded with ``weights_only``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmm.config import RunConfig, canonical_json, identity
+from nmm.record import Attempt, CheckpointError, checkpoint_at, newest_checkpoint, read_json
+from nmm.training.module import TrainingModule
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass
+class TrainingState:
+    """Everything beside weights and optimizer that the next step depends on. ``cursor`` counts rows delivered."""
+
+    step: int = 0
+    cursor: int = 0
+    order_hash: str = "0" * 32
+    window_loss: float = 0.0
+    window_targets: float = 0.0
+
+
+def save(attempt: Attempt | None, config: RunConfig, module: TrainingModule, state: TrainingState) -> None:
+    """Write a checkpoint into ``attempt`` (no-op on ranks above 0, which have none)."""
+    if attempt is None:
+        return
+    content = {
+        "format": CHECKPOINT_FORMAT,
+        "trunk": trunk_digest(config),
+        "numerics": dataclasses.asdict(module.numerics),
+        "state": dataclasses.asdict(state),
+        "model": module.model.state_dict(),
+        "optimizer": module.optimizer.state_dict(),
+    }
+    attempt.save_checkpoint(state.step, lambda file: torch.save(content, file), pinned=config.keep_steps)
+
+
+def load(path: Path, config: RunConfig) -> dict[str, Any]:
+    """Read a checkpoint and check that it belongs to this run's trunk. Raises ``CheckpointError`` if not."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content["format"] != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {content['format']}, this code reads {CHECKPOINT_FORMAT}; "
+            "finish the run with the version that began it"
+        )
+    if content["trunk"] != trunk_digest(config):
+        raise CheckpointError(
+            f"{path} was made by a run with another model, data, optimizer or seed; a run or branch can only go on from "
+            f"its own trunk. Compare config.json of both"
+        )
+    return content
+
+
+def restore(module: TrainingModule, content: dict[str, Any]) -> TrainingState:
+    """Put weights, optimizer and step back in place; returns the rest."""
+    module.model.load_state_dict(content["model"])
+    module.optimizer.load_state_dict(content["optimizer"])
+    state = TrainingState(**content["state"])
+    module.step = state.step
+    return state
+
+
+def trunk_digest(config: RunConfig) -> str:
+    """Digest of what trunk and branches have in common: all of the identity but length, cooldown and lineage."""
+    values = identity(config)
+    for name in ("role", "keep_steps", "budget", "parent"):
+        values.pop(name)
+    for name in ("cooldown_fraction", "cooldown_shape"):
+        values["schedule"].pop(name)
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
+
+
+def starting_point(run: Path, config: RunConfig) -> Path | None:
+    """The checkpoint to begin from: this run's newest, else the branch point of its trunk, else None (step 0)."""
+    own = newest_checkpoint(run)
+    if own is not None:
+        return own[1]
+    if config.role != "branch":
+        return None
+    trunk = run.parent / config.parent.run_id
+    if not (trunk / "config.json").exists():
+        raise CheckpointError(f"trunk {config.parent.run_id} is not beside {run.name} in {run.parent}; run it first")
+    if read_json(trunk / "config.json")["run_id"] != config.parent.run_id:
+        raise CheckpointError(f"{trunk} does not hold the run its name says")
+    return checkpoint_at(trunk, config.parent.step)

@@ -1,0 +1,68 @@
+"""How a step is computed on this machine: precision, compilation, threads. Decided by rule, so two runs never differ
+by the noise of a timing; ``benchmarks/step_speed.py`` prints the measurements the rules come from.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nmm.config import RunConfig
+
+BF16_FROM_WIDTH = 128  # below it autocast costs more than the faster products save, even with AMX
+COMPILE_FROM_STEPS = 2_000  # compiling a shape costs what about this many steps of the small sizes save
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What was chosen; kept in every checkpoint, so that a resumed run goes on as it began."""
+
+    precision: str
+    compiled: bool
+
+
+def choose(config: RunConfig) -> Numerics:
+    """Resolve ``auto`` for this machine."""
+    trainer = config.trainer
+    precision = trainer.precision
+    if precision == "auto":
+        fast = trainer.accelerator == "gpu" or _has_amx()
+        precision = "bf16" if fast and config.size.width >= BF16_FROM_WIDTH else "fp32"
+    wanted = trainer.compile == "on" or (trainer.compile == "auto" and config.total_steps >= COMPILE_FROM_STEPS)
+    return Numerics(precision, wanted and _can_compile())
+
+
+@functools.cache
+def _has_amx() -> bool:
+    info = Path("/proc/cpuinfo")
+    return info.exists() and "amx_bf16" in info.read_text()
+
+
+@functools.cache
+def _can_compile() -> bool:
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) or shutil.which("clang++"):
+        return True
+    print(f"nmm: no C++ compiler ({compiler}) found, steps run eagerly and about 1.5x slower", file=sys.stderr)
+    return False
+
+
+@functools.cache
+def prepare_process(threads: int) -> None:
+    """Once per process: threads, deterministic algorithms, room for one compiled graph per size."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.accumulated_recompile_limit = 512
+
+
+def compile_blocks(model: torch.nn.Module) -> None:
+    """Compile every trunk block in place (no ``_orig_mod`` prefix); blocks of one shape share one compiled graph."""
+    for block in model.trunk.blocks:
+        block.compile(dynamic=False)

@@ -1,0 +1,115 @@
+"""From a finished run to its record: counts, FLOPs, losses, lineage, versions."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmm import __version__
+from nmm.config import CODE_NUMERICS, RunConfig
+from nmm.config import run_id as make_run_id
+from nmm.data.source import RowSource
+from nmm.evaluate import PLATEAU_GATE
+from nmm.flops import count_params, training_flops
+from nmm.model.fusion import NativeMultimodalModel
+from nmm.record import RECORD_SCHEMA, attempts
+from nmm.training.numerics import Numerics
+
+
+def make_record(
+    config: RunConfig, run: Path, rows: RowSource, numerics: Numerics, status: str, result: dict[str, Any], timing: dict[str, float]
+) -> dict[str, Any]:
+    """The record of a run (schema in ``nmm.record``). Only ``result`` must be the same in every attempt."""
+    params = count_params(config)
+    tokens = _tokens(config, rows)
+    flops = training_flops(config, tokens["positions"], tokens["image"] / tokens["positions"], tokens["targets"] / tokens["positions"])
+    colour = result.get("class_excess", {}).get("colour")
+    tokens_per_second = timing["steps"] * config.tokens_per_step / max(timing["seconds"], 1e-9)
+    per_token = flops["total"] / tokens["positions"]
+    return {
+        "schema": RECORD_SCHEMA,
+        "run_id": make_run_id(config),
+        "sweep": config.sweep,
+        "status": status,
+        "role": config.role,
+        "arch": config.arch.name,
+        "size": config.size.name,
+        "seed": config.seed,
+        "steps": config.total_steps,
+        "lineage": {
+            "parent": config.parent.run_id or None,
+            "step": config.parent.step,
+            "trunk_id": config.parent.run_id or make_run_id(config),
+        },
+        "versions": {
+            "nmm": __version__,
+            "numerics": CODE_NUMERICS,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "data": config.data.fingerprint,
+        },
+        "numerics": {"precision": numerics.precision, "compiled": numerics.compiled, "threads": config.trainer.threads},
+        "params": {
+            **{k: v for k, v in vars(params).items()},
+            "total": params.total,
+            "non_embedding": params.non_embedding,
+            "active": params.active,
+            "active_non_embedding": params.active_non_embedding,
+            "decoder_non_embedding": params.decoder_non_embedding,
+        },
+        "flops": flops,
+        "tokens": tokens,
+        "on_plateau": colour is not None and colour > PLATEAU_GATE,
+        "wall_seconds": timing["seconds"],
+        "tokens_per_second": tokens_per_second,
+        "mfu": tokens_per_second * per_token / peak_flops(config.trainer.threads),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "attempts": len(attempts(run)),
+        "result": result,
+    }
+
+
+def _tokens(config: RunConfig, rows: RowSource) -> dict[str, Any]:
+    """Tokens delivered from step 0 of the trunk to the end, by modality and by source; positions include padding."""
+    by_source = rows.counts(config.total_steps * config.trainer.rows_per_step)
+    text = sum(c["text_tokens"] for c in by_source.values())
+    image = sum(c["image_tokens"] for c in by_source.values())
+    without_context = by_source.get("text", {}).get("samples", 0)  # a text document's first word is nobody's target
+    return {
+        "total": text + image,
+        "text": text,
+        "image": image,
+        "targets": text - without_context,
+        "positions": config.total_steps * config.tokens_per_step,
+        "by_source": by_source,
+    }
+
+
+def weights_digest(model: NativeMultimodalModel) -> str:
+    """sha256 over names and bytes of every parameter: two runs agree bit for bit or not at all."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def peak_flops(threads: int) -> float:
+    """FLOP/s of the best of a few large fp32 products on this device: the yardstick of MFU, measured once a process."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n = 1024
+    a = torch.ones(n, n, device=device)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * n**3 / best

@@ -1,0 +1,1 @@
+"""Many runs: grid, manifest, plan, launch, status."""

@@ -1,0 +1,118 @@
+"""What a run will cost before it has run: FLOPs exactly, seconds and memory by a small model that records improve.
+
+seconds = setup + steps x (overhead + FLOPs / rate) + one evaluation. The constants fit compiled fp32 steps of 512
+tokens on one free CPU core: 80k, 28k and 7k tokens/s at widths 32, 64 and 128. Every finished run replaces them by what
+was observed: its own tokens/s for its (arch, size), and the median ratio to the model for shapes not seen yet.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nmm.config import RunConfig
+from nmm.flops import IMAGE_SHARE, count_params, ffn_hidden, training_flops
+from nmm.record import RecordError, read_record
+from sweeps.manifest import Entry, Estimate
+
+SETUP_SECONDS = 1.0  # build, open the shards, load the parent, checkpoint, publish
+STEP_SECONDS = 0.003  # Python, loader and optimizer around one step, whatever the width
+FLOPS_PER_SECOND = 75e9  # of one core
+SOURCES_EVALUATED = 3  # eval_rows rows of each; a forward pass is a third of a training step
+PROCESS_BYTES = 1.1e9  # interpreter, torch, lightning and the compiler
+
+Shape = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Observed training tokens/s by (arch, size), and observed over modelled speed for the shapes without a record."""
+
+    observed: dict[Shape, float] = field(default_factory=dict)
+    ratio: float = 1.0
+
+    def tokens_per_second(self, config: RunConfig) -> float:
+        """Training speed of one worker."""
+        known = self.observed.get((config.arch.name, config.size.name))
+        return known if known is not None else modelled_speed(config) * self.ratio
+
+
+def own_steps(config: RunConfig) -> int:
+    """Steps this line executes: a branch does not repeat its trunk's."""
+    return config.total_steps - config.parent.step
+
+
+def own_tokens(config: RunConfig) -> int:
+    """Positions this line trains on."""
+    return own_steps(config) * config.tokens_per_step
+
+
+def modelled_speed(config: RunConfig) -> float:
+    """Training tokens/s by the model above, ``trainer.threads`` cores counted."""
+    flops = training_flops(config, config.tokens_per_step)["total"]
+    return config.tokens_per_step / (STEP_SECONDS + flops / (FLOPS_PER_SECOND * config.trainer.threads))
+
+
+def observe(records: Iterable[dict[str, Any]], configs: Sequence[RunConfig]) -> Speeds:
+    """Speeds from published records; only shapes that occur in ``configs`` count."""
+    seen: dict[Shape, list[float]] = defaultdict(list)
+    for record in records:
+        if record.get("tokens_per_second"):
+            seen[record["arch"], record["size"]].append(float(record["tokens_per_second"]))
+    by_shape = {(config.arch.name, config.size.name): config for config in configs}
+    observed = {shape: statistics.median(values) for shape, values in seen.items() if shape in by_shape}
+    ratios = [speed / modelled_speed(by_shape[shape]) for shape, speed in observed.items()]
+    return Speeds(observed, statistics.median(ratios) if ratios else 1.0)
+
+
+def published(directory: Path) -> list[dict[str, Any]]:
+    """The readable records under a sweep directory; ``status`` is where unreadable ones are reported."""
+    found = []
+    for path in sorted(directory.glob("*/record.json")):
+        try:
+            record = read_record(path.parent)
+        except RecordError:
+            continue  # a damaged record must not stop a plan; it only lends no speed to the estimate
+        if record is not None:
+            found.append(record)
+    return found
+
+
+def estimate(config: RunConfig, speeds: Speeds) -> Estimate:
+    """FLOPs, seconds and bytes of executing this one line."""
+    evaluated = config.data.eval_rows * config.data.context_length * SOURCES_EVALUATED / 3
+    seconds = SETUP_SECONDS + (own_tokens(config) + evaluated) / speeds.tokens_per_second(config)
+    flops = training_flops(config, own_tokens(config))["total"]
+    return Estimate(flops=flops, seconds=round(seconds, 3), memory_bytes=float(memory_bytes(config)))
+
+
+def memory_bytes(config: RunConfig) -> int:
+    """Weights, gradients and two moments (16 bytes a parameter), activations of one micro-batch, the process."""
+    size, data = config.size, config.data
+    rows = -(-config.trainer.rows_per_step // (config.trainer.micro_batches * config.trainer.devices))
+    tokens = rows * data.context_length
+    hidden = ffn_hidden(config) * (config.arch.top_k if config.arch.num_experts else 1)
+    per_layer = 12 * size.width + 2 * hidden + 2 * size.num_heads * data.context_length
+    floats = tokens * (size.depth * per_layer + 3 * data.vocab_size)
+    if config.arch.fusion == "late":
+        per_layer = 20 * size.vision_width + 2 * size.vision_heads * config.tokens_per_image
+        floats += round(IMAGE_SHARE * tokens) * size.vision_depth * per_layer
+    return round(16 * count_params(config).total + 4 * floats + PROCESS_BYTES)
+
+
+def stand_alone_flops(entries: Sequence[Entry]) -> float:
+    """What the same points cost without shared trunks: every branch (or plain run) trained from step 0."""
+    points = [e.config for e in entries if e.role != "trunk"]
+    return sum(training_flops(c, c.total_steps * c.tokens_per_step)["total"] for c in points)
+
+
+def wall_seconds(entries: Sequence[Entry], workers: int) -> float:
+    """Time on ``workers`` workers: work shared evenly, but at least the longest trunk and branch in a row."""
+    total = sum(entry.estimate.seconds for entry in entries)
+    trunks = {entry.run_id: entry.estimate.seconds for entry in entries}
+    chains = [trunks.get(entry.parent_id, 0.0) + entry.estimate.seconds for entry in entries]
+    return max([total / max(1, workers), *chains])

@@ -1,0 +1,160 @@
+"""manifest.jsonl: the frozen plan, one fully resolved run a line. Once written, conf/ no longer matters.
+
+A line is {"run_id", "role", "parent": {"run_id", "step"} | null, "config", "estimate": {"flops", "seconds",
+"memory_bytes"}}. Lines are only ever added at the end, so the numbers of SLURM chunks stay valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nmm.config import ConfigError, RunConfig, from_dict, run_id, to_dict
+from nmm.record import write_atomic
+
+FILE_NAME = "manifest.jsonl"
+
+
+class SweepError(RuntimeError):
+    """A sweep cannot go on; the message says why and what to do."""
+
+
+class ManifestError(SweepError):
+    """The manifest is missing, damaged or at odds with what is asked; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What executing one line costs (a branch: its cooldown only). Seconds are of one worker."""
+
+    flops: float
+    seconds: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line."""
+
+    config: RunConfig
+    estimate: Estimate
+
+    @cached_property
+    def run_id(self) -> str:
+        """Content hash of the config, computed once."""
+        return run_id(self.config)
+
+    @property
+    def role(self) -> str:
+        """trunk | branch | run."""
+        return self.config.role
+
+    @property
+    def parent_id(self) -> str:
+        """The trunk of a branch, else an empty string."""
+        return self.config.parent.run_id
+
+    @property
+    def shape(self) -> tuple[str, str]:
+        """(arch, size): runs of one shape share compiled code."""
+        return self.config.arch.name, self.config.size.name
+
+
+def _line(entry: Entry) -> str:
+    parent = dataclasses.asdict(entry.config.parent) if entry.parent_id else None
+    values = {
+        "run_id": entry.run_id,
+        "role": entry.role,
+        "parent": parent,
+        "config": to_dict(entry.config),
+        "estimate": dataclasses.asdict(entry.estimate),
+    }
+    return json.dumps(values, sort_keys=True, allow_nan=False)
+
+
+def write(directory: Path, entries: Sequence[Entry]) -> Path:
+    """Write the manifest atomically; returns its path."""
+    _check_parents(entries, "the plan")
+    data = "".join(_line(entry) + "\n" for entry in entries).encode()
+    path = directory / FILE_NAME
+    write_atomic(path, lambda file: file.write(data))
+    return path
+
+
+def read(directory: Path) -> list[Entry]:
+    """Read and check every line. Raises ``ManifestError`` for a missing, edited or damaged manifest."""
+    path = directory / FILE_NAME
+    if not path.exists():
+        raise ManifestError(f"{directory} holds no {FILE_NAME}; run `nmm sweep plan sweep=demo out={directory}` first")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    entries = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    if not entries:
+        raise ManifestError(f"{path} is empty; delete it and plan again")
+    _check_parents(entries, str(path))
+    return entries
+
+
+def _parse(line: str, where: str) -> Entry:
+    try:
+        values: dict[str, Any] = json.loads(line)
+        entry = Entry(from_dict(values["config"]), Estimate(**values["estimate"]))
+        named, role = values["run_id"], values["role"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{where} is not a line of a manifest ({error!r}); plan again into a new directory"
+        ) from error
+    except ConfigError as error:
+        raise ManifestError(f"{where} was edited by hand or made by another version: {error}") from error
+    if named != entry.run_id or role != entry.role:
+        raise ManifestError(
+            f"{where}: run_id {named} does not belong to its config (that is {entry.run_id}): edited by hand or made "
+            "by another version of nmm. Plan again into a new directory"
+        )
+    return entry
+
+
+def _check_parents(entries: Sequence[Entry], where: str) -> None:
+    ids = [entry.run_id for entry in entries]
+    known = set(ids)
+    if len(known) != len(ids):
+        twice = sorted({name for name in known if ids.count(name) > 1})
+        raise ManifestError(f"{where} names a run twice: {', '.join(twice)}")
+    for entry in entries:
+        if entry.parent_id and entry.parent_id not in known:
+            raise ManifestError(f"{where}: {entry.run_id} branches from {entry.parent_id}, which is not in it")
+
+
+def merge(old: Sequence[Entry], new: Sequence[Entry]) -> list[Entry]:
+    """The lines to write when ``new`` is planned over ``old``: the old ones as they stand, then what ``new`` adds.
+
+    Raises ``ManifestError`` when ``new`` drops or changes a line of ``old``.
+    """
+    planned = {entry.run_id: entry for entry in new}
+    gone = [entry.run_id for entry in old if entry.run_id not in planned]
+    if gone:
+        raise ManifestError(
+            f"another plan is already there: {len(gone)} of its {len(old)} runs are not in this one (first: {gone[0]})."
+            " A plan may only grow; plan into another directory, or delete the old manifest.jsonl (finished runs stay)."
+            " A new token count changes its trunk, so it needs a new directory too"
+        )
+    for entry in old:
+        changed = _differences(to_dict(entry.config), to_dict(planned[entry.run_id].config))
+        if changed:
+            raise ManifestError(
+                f"another plan is already there: {entry.run_id} would change {', '.join(changed)}; plan into another "
+                "directory, or delete the old manifest.jsonl (finished runs stay)"
+            )
+    known = {entry.run_id for entry in old}
+    return [*old, *(entry for entry in new if entry.run_id not in known)]
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [name for key in keys for name in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
+    return [] if old == new else [f"{prefix.removesuffix('.')} ({old!r} -> {new!r})"]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nmm.config import ConfigError
+from sweeps.commands import launch_options, main
+
+
+def test_help_of_every_command_shows_an_example(capsys) -> None:
+    assert main(["--help"]) == 0
+    assert "nmm sweep plan sweep=tiny" in capsys.readouterr().out
+    assert main(["plan", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "example:" in text and "demo" in text and "max_tokens" in text
+    assert main(["launch", "--help"]) == 0
+    assert "example:" in capsys.readouterr().out
+    for command in ("status", "table", "chunk"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+    assert "usage: nmm sweep chunk" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["paln"], "there are plan, launch"),
+        (["plan", "sweep=tiny"], "out= is missing"),
+        (["plan", "out=x"], "sweep= is missing"),
+        (["plan", "sweep=tiny", "out=x", "verbose"], "'verbose' is not key=value"),
+        (["plan", "sweep=tinny", "out=x"], "there are demo"),
+        (["launch", "workers=2"], "the sweep's directory comes first"),
+        (["launch", "x", "worker=2"], "unknown option worker; allowed: launcher, workers"),
+        (["launch", "nowhere"], "nmm sweep plan"),
+        (["status", "nowhere"], "nmm sweep plan"),
+        (["table", "nowhere", "--out", "a.csv"], "is not a directory"),
+        (["chunk", "nowhere", "--size", "1", "--role", "trunk", "--count"], "nmm sweep plan"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(argv: list[str], message: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("workers=0", "workers=0 must be a whole number of at least 1"),
+        ("workers=two", "whole number"),
+        ("retries=-1", "whole number of at least 0"),
+        ("pin=maybe", "is not one of on, off"),
+        ("launcher=slurm", "slurm/README.md"),
+    ],
+)
+def test_launch_options_are_checked(argument: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        launch_options([argument])
+
+
+def test_launch_options_are_read() -> None:
+    options = launch_options(["launcher=local", "workers=3", "retries=0", "pin=off", "runner=a.b:c"])
+    assert (options.workers, options.retries, options.pin, options.runner) == (3, 0, False, "a.b:c")
+
+
+def test_plan_status_and_count_through_the_front_door(shards: Path, tmp_path: Path, capsys) -> None:
+    out = str(tmp_path / "sweep")
+    assert main(["plan", "sweep=tiny", f"out={out}", f"data.path={shards}"]) == 0
+    assert "1 trunks + 2 points" in capsys.readouterr().out
+    assert main(["status", out]) == 1
+    assert "3 pending of 3 runs" in capsys.readouterr().out
+    assert main(["chunk", out, "--size", "1", "--role", "branch", "--count"]) == 0
+    assert capsys.readouterr().out == "2\n"
