@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.laws import Array
+
+if TYPE_CHECKING:
+    from analysis.result import FitResult, Interval
 
 Cost = tuple[float, float, float]
 SIX_ND: Cost = (6.0, 1.0, 0.0)
@@ -81,3 +85,41 @@ def frontier(
         np.where(empty, np.nan, tokens[rows, best]),
         edge | empty,
     )
+
+
+@dataclass(frozen=True)
+class Split:
+    """The best use of one budget under a fit: N*, D* and the loss, each with its interval where the fit has draws.
+
+    at_edge: the optimum lies on the border of what was tried, so N* and D* are bounds and not estimates.
+    """
+
+    compute: float
+    size: Interval
+    tokens: Interval
+    loss: Interval
+    at_edge: bool
+
+
+def best_splits(fit: FitResult, budgets: Array) -> list[Split]:
+    """N*(C), D*(C) and loss for budgets (K,) inside the tested compute; budgets that no tested pair costs are left out."""
+    theta = fit.theta[None] if fit.draws is None else np.concatenate([fit.theta[None], fit.draws])
+    best = frontier(lambda n, d: fit.predict_draws(theta, n, d), budgets, fit.cost, fit.size_range, fit.tokens_range)
+    return [
+        Split(float(budget), *(_stretched(curve[:, k], fit.widening) for curve in (best.size, best.tokens, best.loss)),
+              bool(best.at_edge[0, k]))
+        for k, budget in enumerate(budgets)
+        if np.isfinite(best.loss[0, k])
+    ]
+
+
+def _stretched(values: Array, widening: float) -> Interval:
+    """Percentile interval of the draws (1 + B,) about the point, in logs."""
+    from analysis.result import Interval
+
+    point = float(values[0])
+    if len(values) == 1:
+        return Interval(point, point, point)
+    spread = widening * np.log(values[1:] / point)
+    low, high = np.percentile(spread, [2.5, 97.5])
+    return Interval(point, point * float(np.exp(min(low, 0.0))), point * float(np.exp(max(high, 0.0))))

@@ -108,10 +108,10 @@ def robust_sigma(residual: Array, num_params: int) -> float:
     return float(np.median(size[min(num_params, len(size) - 1) :]) / 0.6745)
 
 
-def fit_law(sample: Sample, form: str, delta: float | str = "auto") -> FitResult:
+def fit_law(sample: Sample, form: str, delta: float | str = "auto", check: bool = True) -> FitResult:
     """Fit one form to one sample.
 
-    delta: "auto" (1.345 robust standard deviations of the residual), "chinchilla" (1e-3, arXiv 2203.15556), a positive
+    check: profile E and the exponents to their bounds to find flat directions (hold-outs need no such check). delta: "auto" (1.345 robust standard deviations of the residual), "chinchilla" (1e-3, arXiv 2203.15556), a positive
     number, or infinity for squared error. Raises ``FitError`` (see ``prepare``) and for any other delta.
     """
     began = time.perf_counter()
@@ -122,7 +122,7 @@ def fit_law(sample: Sample, form: str, delta: float | str = "auto") -> FitResult
         best = int(np.argmin(solution.objective))
     result = _result(setup, solution, best, used, rule)
     result = replace(result, excluded=tuple(e.run_id for e in dropped))
-    if result.status in ("converged", "at_bound"):
+    if check and result.status in ("converged", "at_bound"):
         flat = flat_directions(setup, result)
         result = replace(result, unidentified=flat, status="not_identified" if flat else result.status)
     return replace(result, seconds_fit=time.perf_counter() - began)

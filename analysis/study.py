@@ -43,6 +43,7 @@ class Study:
     source: str
     bootstrap_draws: int
     seed: int
+    min_tokens: float = 0.0
     version: str = VERSION
 
     def fit(self, group: str, target: str, form: str) -> FitResult | None:
@@ -143,6 +144,7 @@ def fit_study(
         source=table.source,
         bootstrap_draws=draws,
         seed=seed,
+        min_tokens=table.min_tokens,
     )
 
 

@@ -99,7 +99,7 @@ def _identity(group: str, size_index: int, size: float, repeat: int, count: floa
         "tokens": count,
         "flops_6nd": 6.0 * size * count,
         "flops_exact": per_token * count,
-        "colour_excess": 3.0 * (count / 2e5) ** -0.8,
+        "colour_excess": 3.0 * (1.0 + 0.1 * repeat) * (count / 2e5) ** -0.8 * (size / 2e4) ** -0.1,
         "on_plateau": False,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ class RunTable:
     columns: Columns
     exclusions: tuple[Exclusion, ...]
     source: str
+    min_tokens: float = 0.0
 
     @property
     def groups(self) -> list[str]:
@@ -180,10 +181,7 @@ def load(
     Raises ``TableError`` when a needed column is missing (it lists those there are) or no row is left.
     """
     frame = read_rows(source)
-    columns = columns or Columns()
-    frame, columns = _complete(frame, columns)
-    for target in columns.targets:
-        loss_column(frame, target)
+    frame, columns = _complete(frame, columns or Columns())
     reasons = list(_row_reasons(frame, columns, min_tokens))
     excluded = {index for index, _, _ in reasons}
     kept = frame.drop(index=sorted(excluded)).reset_index(drop=True)
@@ -193,7 +191,7 @@ def load(
     if kept.empty:
         first = "; ".join(f"{e.run_id}: {e.reason}" for e in exclusions[:3])
         raise TableError(f"all {len(frame)} rows of {_describe(source)} are excluded ({first} ...)")
-    return RunTable(kept, frame, columns, exclusions, _describe(source))
+    return RunTable(kept, frame, columns, exclusions, _describe(source), min_tokens)
 
 
 def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Columns]:
@@ -202,7 +200,7 @@ def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Colu
     for part, name in (("--n", columns.size), ("--d", columns.tokens)):
         if name not in frame.columns:
             raise TableError(f"no column {name!r} for {part}; the columns are: {available}")
-    frame = frame.copy()
+    frame, columns = frame.copy(), replace(columns, targets=_targets(frame, columns.targets))
     if columns.group not in frame.columns:
         if columns.group != Columns.group:
             raise TableError(f"no column {columns.group!r} for --group; the columns are: {available}")
@@ -212,7 +210,7 @@ def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Colu
             raise TableError(f"no column {columns.compute!r} for --c; the columns are: {available}")
         product = pd.to_numeric(frame[columns.size], errors="coerce") * pd.to_numeric(frame[columns.tokens], errors="coerce")
         frame["6ND"] = 6.0 * product
-        columns = Columns(columns.size, columns.tokens, "6ND", columns.group, columns.cluster, columns.targets)
+        columns = replace(columns, compute="6ND")
     if "run_id" not in frame.columns:
         frame["run_id"] = [f"row-{i}" for i in range(len(frame))]
     if columns.cluster not in frame.columns:
@@ -220,6 +218,19 @@ def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Colu
             raise TableError(f"no column {columns.cluster!r} for --run; the columns are: {available}")
         frame[columns.cluster] = frame["run_id"]
     return frame, columns
+
+
+def _targets(frame: pd.DataFrame, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The targets asked for, each checked; when none was named, those of the five that the table has."""
+    if asked != TARGETS:
+        for target in asked:
+            loss_column(frame, target)
+        return asked
+    found = tuple(t for t in TARGETS if f"loss_{t}" in frame.columns)
+    if not found:
+        available = ", ".join(map(str, frame.columns))
+        raise TableError(f"no loss column: name one with --loss; the columns are: {available}")
+    return found
 
 
 def _row_reasons(frame: pd.DataFrame, columns: Columns, min_tokens: float) -> Iterable[tuple[int, str, str]]:

@@ -1,4 +1,4 @@
-"""What a training step costs by width, precision and compilation: where `trainer.precision` and `compile: auto` come from.
+"""What a training step costs by width, precision and compilation: where `precision: auto` and `compile: auto` come from.
 
     python benchmarks/step_speed.py [--archs early moe] [--sizes d32 d64] [--steps 30]
 
@@ -50,7 +50,9 @@ def step_milliseconds(config: RunConfig, precision: str, compiled: bool, data: l
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(batch)
-        loss = target_losses(output, batch).sum() / batch.weights.sum() + 0.01 * balance_loss(output) / len(batch.tokens)
+        loss = target_losses(output, batch).sum() / batch.weights.sum() + 0.01 * balance_loss(output) / len(
+            batch.tokens
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

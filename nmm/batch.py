@@ -1,6 +1,6 @@
 """The one object in which data and model meet: packed rows of text and image tokens.
 
-Shape legend: B rows, T positions, I images, M patches an image, P pixel values a patch (channels x patch height x width).
+Shape legend: B rows, T positions, I images, M patches an image, P values a patch (channels x height x width).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Batch:
     Every row holds whole documents; an image stands in a row as M consecutive positions whose token is ``IMAGE_ID``.
 
     tokens     (B, T) int64    vocabulary id; IMAGE_ID where a patch stands, PAD_ID in padding
-    patches    (I, M, P) uint8 raw pixels, channel-major inside a patch (C, h, w), images in row-major order of appearance
+    patches    (I, M, P) uint8 raw pixels, channel-major inside a patch (C, h, w); images in order of appearance
     patch_at   (I, M) int64    flat position b * T + t of every patch
     document   (B, T) int32    number of the document inside its row, -1 in padding
     image      (B, T) int32    number of the image inside its row, -1 for text and padding
@@ -58,5 +58,7 @@ class Batch:
         for start in range(0, rows, size):
             stop = min(start + size, rows)
             inside = (first_position >= start * width) & (first_position < stop * width)
-            cut = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in ("patches", "patch_at")}
+            cut = {
+                f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in ("patches", "patch_at")
+            }
             yield Batch(**cut, patches=self.patches[inside], patch_at=self.patch_at[inside] - start * width)

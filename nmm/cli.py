@@ -39,18 +39,27 @@ def _dispatch(command: str, rest: list[str]) -> int:
             # a process of its own: ranks of a multi-process run re-run exactly this command line
             os.execv(sys.executable, [sys.executable, "-m", "nmm.train", *rest])
         case "shards":
-            from nmm.commands import shards_main as run
+            from nmm.commands import shards_main
+
+            return shards_main(rest)
         case "describe":
-            from nmm.commands import describe_main as run
+            from nmm.commands import describe_main
+
+            return describe_main(rest)
         case "sweep":
-            from sweeps.commands import main as run
+            from sweeps.commands import main as sweep_main
+
+            return sweep_main(rest)
         case "fit":
-            from analysis.commands import fit_main as run
+            from analysis.commands import fit_main
+
+            return fit_main(rest)
         case "report":
-            from analysis.commands import report_main as run
+            from analysis.commands import report_main
+
+            return report_main(rest)
         case _:
             raise ConfigError(f"unknown command; there are shards, train, describe, sweep, fit, report\n\n{HELP}")
-    return int(run(rest) or 0)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def shards_main(argv: list[str]) -> int:
         return 0
     values = compose_dict("shards", argv)
     data = values["data"]
-    from nmm.data.sheet import picture_sheet
     from nmm.data.shards import samples_for_tokens, write_shards
+    from nmm.data.sheet import picture_sheet
     from nmm.data.world import WorldConfig
 
     world = WorldConfig.from_dict({"image_size": data["image_size"], **data["world"]})
@@ -74,7 +74,9 @@ def describe_main(argv: list[str]) -> int:
     for title, rows in facts.items():
         table = Table(title=title, show_header=False, title_justify="left")
         for key, value in rows.items():
-            table.add_row(key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value)
+            table.add_row(
+                key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+            )
         console.print(table)
     return 0
 
@@ -85,7 +87,9 @@ def describe(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         values["budget"] = {"tokens": 1_000_000}
     config = from_dict(values)
     if not config.data.vocab_size:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocab_size=_vocab_size(config.data.path)))
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, vocab_size=_vocab_size(config.data.path))
+        )
     config = resolve_budget(validate(config))
     params = count_params(config)
     names = ("total", "non_embedding", "active", "active_non_embedding", "decoder_non_embedding")
@@ -101,7 +105,10 @@ def describe(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "learning_rate": config.learning_rate,
         },
         "parameters": {**dataclasses.asdict(params), **{name: getattr(params, name) for name in names}},
-        "forward FLOPs per position": {**dataclasses.asdict(forward_flops(config)), "total": forward_flops(config).total},
+        "forward FLOPs per position": {
+            **dataclasses.asdict(forward_flops(config)),
+            "total": forward_flops(config).total,
+        },
         f"training FLOPs of {tokens:,} positions": training_flops(config, tokens),
     }
 

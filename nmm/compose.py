@@ -22,7 +22,7 @@ def compose_dict(name: str, overrides: Sequence[str], config_module: str = CONFI
             composed = hydra.compose(name, overrides=list(overrides))
         values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot compose {' '.join(overrides) or 'the defaults'}: {_explain(error)}") from error
+        raise ConfigError(f"cannot compose {' '.join(overrides) or 'the defaults'}: {explain(error)}") from error
     values.pop("hydra", None)
     return values
 
@@ -32,7 +32,7 @@ def compose(overrides: Sequence[str], config_module: str = CONFIG_MODULE) -> Run
     return from_dict(compose_dict("config", overrides, config_module))
 
 
-def _explain(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Hydra puts the useful half (which key, which options exist) into the cause."""
     parts = [str(error).strip()]
     if error.__cause__ is not None and str(error.__cause__).strip() not in parts[0]:

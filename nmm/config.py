@@ -15,16 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nmm.validation import ConfigError as ConfigError
+from nmm.validation import validate as validate
+
 CODE_NUMERICS = 1  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
-
-
-class ConfigError(ValueError):
-    """A configuration a person has to mend: the message names the field, its value and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Arch:
-    """Which family. ``num_experts`` 0 is dense; ``pairing`` says what late fusion holds equal to early at the same size."""
+    """Which family. ``num_experts`` 0 is dense; ``pairing``: what late fusion holds equal to early of the same size."""
 
     name: str = "early"
     fusion: str = "early"  # early | late
@@ -216,6 +215,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}={value!r} must be a mapping")
         return {str(k): (_convert(args[1], v, f"{where}.{k}") if args[1] is not Any else v) for k, v in value.items()}
     if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}={value!r} must be a list")
         return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     return _scalar(hint, value, where)
 
@@ -224,11 +225,11 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float and is_number:
         return float(value)
-    if hint is int and is_number and float(value) == int(value):
+    if hint is int and is_number and float(value).is_integer():
         return int(value)
     if hint in (bool, str) and isinstance(value, hint):
         return value
-    if hint is str and hint is not bool and isinstance(value, bool):
+    if hint is str and isinstance(value, bool):
         return "on" if value else "off"  # YAML reads on/off as booleans
     raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
 
@@ -243,7 +244,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 _NOT_IDENTITY = {
     "": ("name", "sweep", "out", "logger"),
-    "data": ("path", "world", "eval_rows"),
+    "data": ("path", "world"),
     "trainer": (
         "num_workers",
         "checkpoint_every_seconds",
@@ -277,107 +278,3 @@ def run_id(config: RunConfig) -> str:
     """Readable prefix + 10 hex digits of the sha256 of the identity; two configs share it only if they are one run."""
     digest = hashlib.sha256(canonical_json(identity(config)).encode()).hexdigest()[:10]
     return f"{config.arch.name}-{config.size.name}-{config.role}-s{config.seed}-{config.total_steps}-{digest}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# validation
-
-_CHOICES = {
-    "role": ("run", "trunk", "branch"),
-    "arch.fusion": ("early", "late"),
-    "arch.pairing": ("flops", "params", "none"),
-    "arch.connector": ("linear", "mlp"),
-    "arch.image_attention": ("bidirectional", "causal"),
-    "schedule.cooldown_shape": ("linear", "one_minus_sqrt"),
-    "trainer.precision": ("auto", "fp32", "bf16"),
-    "trainer.compile": ("auto", "on", "off"),
-    "trainer.accelerator": ("cpu", "gpu"),
-    "logger.name": ("none", "wandb_offline"),
-}
-
-_POSITIVE = (
-    "size.width size.depth size.num_heads size.mlp_ratio size.vision_width size.vision_depth size.vision_heads "
-    "data.image_size data.patch_size data.channels data.context_length data.eval_rows trainer.rows_per_step "
-    "trainer.micro_batches trainer.devices trainer.threads optim.lr_width optim.eps optim.grad_clip"
-).split()
-
-
-def _get(config: RunConfig, dotted: str) -> Any:
-    value: Any = config
-    for part in dotted.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def validate(config: RunConfig) -> RunConfig:
-    """Return the config unchanged, or raise ``ConfigError`` naming the field, its value and the fix."""
-    for name, allowed in _CHOICES.items():
-        if _get(config, name) not in allowed:
-            raise ConfigError(f"{name}={_get(config, name)!r} is not one of {', '.join(allowed)}")
-    for name in _POSITIVE:
-        if not _get(config, name) > 0:
-            raise ConfigError(f"{name}={_get(config, name)!r} must be greater than 0")
-    _validate_shapes(config)
-    _validate_budget(config)
-    _validate_mixture(config.data.mixture)
-    _validate_lineage(config)
-    return config
-
-
-def _validate_shapes(config: RunConfig) -> None:
-    arch, size, data, trainer = config.arch, config.size, config.data, config.trainer
-    if size.width % size.num_heads or (size.width // size.num_heads) % 2:
-        raise ConfigError(
-            f"size.width={size.width} with size.num_heads={size.num_heads} gives no even head_dim (RoPE needs pairs)"
-        )
-    if arch.fusion == "late" and size.vision_width % size.vision_heads:
-        raise ConfigError(f"size.vision_width={size.vision_width} is not a multiple of vision_heads={size.vision_heads}")
-    if data.image_size % data.patch_size:
-        raise ConfigError(f"data.image_size={data.image_size} is not a multiple of data.patch_size={data.patch_size}")
-    if config.tokens_per_image >= data.context_length:
-        raise ConfigError(
-            f"an image takes {config.tokens_per_image} tokens, data.context_length={data.context_length} leaves no room "
-            "for text; raise context_length or patch_size"
-        )
-    if arch.num_experts < 0 or arch.num_experts == 1:
-        raise ConfigError(f"arch.num_experts={arch.num_experts}: use 0 for a dense model or at least 2 experts")
-    if arch.num_experts and not 1 <= arch.top_k <= arch.num_experts:
-        raise ConfigError(f"arch.top_k={arch.top_k} must lie in 1..num_experts={arch.num_experts}")
-    if arch.num_experts and arch.fusion == "late":
-        raise ConfigError("arch.num_experts > 0 with arch.fusion=late is not supported; use arch.fusion=early")
-    if trainer.rows_per_step % trainer.devices:
-        raise ConfigError(f"trainer.rows_per_step={trainer.rows_per_step} is not a multiple of devices={trainer.devices}")
-    if trainer.micro_batches > trainer.rows_per_step // trainer.devices:
-        raise ConfigError(
-            f"trainer.micro_batches={trainer.micro_batches} exceeds the {trainer.rows_per_step // trainer.devices} "
-            "rows of a rank's step; rows are never split"
-        )
-
-
-def _validate_budget(config: RunConfig) -> None:
-    given = {k: v for k, v in dataclasses.asdict(config.budget).items() if v is not None}
-    if len(given) != 1:
-        raise ConfigError(f"budget needs exactly one of tokens, flops, steps; got {given or 'none'}")
-    name, value = next(iter(given.items()))
-    if not value > 0:
-        raise ConfigError(f"budget.{name}={value!r} must be greater than 0")
-    if not 0 <= config.schedule.cooldown_fraction < 1:
-        raise ConfigError(f"schedule.cooldown_fraction={config.schedule.cooldown_fraction} must lie in [0, 1)")
-    if config.schedule.warmup_steps < 0:
-        raise ConfigError(f"schedule.warmup_steps={config.schedule.warmup_steps} must be 0 or more")
-
-
-def _validate_mixture(mixture: dict[str, float]) -> None:
-    if not mixture or any(w < 0 for w in mixture.values()) or not sum(mixture.values()) > 0:
-        raise ConfigError(f"data.mixture={mixture} needs non-negative weights with a positive sum")
-
-
-def _validate_lineage(config: RunConfig) -> None:
-    if (config.role == "branch") != bool(config.parent.run_id):
-        raise ConfigError(f"role={config.role!r} with parent.run_id={config.parent.run_id!r}: a branch, and only a "
-                          "branch, names its trunk")  # fmt: skip
-    if (config.role == "trunk") != bool(config.keep_steps):
-        raise ConfigError(f"role={config.role!r} with keep_steps={config.keep_steps}: a trunk, and only a trunk, keeps "
-                          "the checkpoints its branches start from")  # fmt: skip
-    if config.role == "trunk" and config.schedule.cooldown_fraction != 0:
-        raise ConfigError("a trunk has no cooldown: set schedule.cooldown_fraction=0")

@@ -82,8 +82,8 @@ def ffn_hidden(config: RunConfig) -> int:
     return round(hidden)
 
 
-# Shares of positions that are patches, and whose next token is text, at which pairing=flops equalises early and late and
-# budgets given in FLOPs become steps: those of the world's 45-45-10 mixture. The record has the exact ones.
+# Shares of positions that are patches, and whose next token is text, at which pairing=flops equalises early and late
+# and budgets given in FLOPs become steps: those of the world's 45-45-10 mixture. The record has the exact ones.
 IMAGE_SHARE, TARGET_SHARE = 0.40, 0.58
 
 
@@ -168,7 +168,9 @@ def _forward_flops(config: RunConfig, hidden: int, image_share: float, target_sh
         head=target_share * 2.0 * d * config.data.vocab_size,
         patch=0.0 if late else image_share * 2.0 * pixels * d,
         vision=image_share * _vision_flops(config, pixels) if late else 0.0,
-        connector=image_share * 2.0 * (size.vision_width * d + (d * d if arch.connector == "mlp" else 0)) if late else 0.0,
+        connector=image_share * 2.0 * (size.vision_width * d + (d * d if arch.connector == "mlp" else 0))
+        if late
+        else 0.0,
     )
 
 

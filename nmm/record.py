@@ -1,9 +1,9 @@
 """The run directory: attempts, checkpoints on disk, the one record, and the flat table of many records. Stdlib only.
 
-    <run>/config.json               resolved, canonical
-    <run>/attempts/NNNN/            made with mkdir: the number is a fencing token; only its maker writes inside
-        metrics.jsonl  log.txt  lock  ended.json  checkpoints/step-000000123.pt + .json (size, sha256)
-    <run>/record.json               published last, by link: the first finisher wins, a second one must agree
+<run>/config.json               resolved, canonical
+<run>/attempts/NNNN/            made with mkdir: the number is a fencing token; only its maker writes inside
+    metrics.jsonl  log.txt  lock  ended.json  checkpoints/step-000000123.pt + .json (size, sha256)
+<run>/record.json               published last, by link: the first finisher wins, a second one must agree
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,12 @@ class Attempt:
         self._metrics.write(json.dumps(values, allow_nan=False) + "\n")
         self._metrics.flush()
 
+    def log(self, text: str) -> None:
+        """Append one line with the time (UTC) to log.txt."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{now} {text}\n")
+
     def save_checkpoint(self, step: int, writer: Callable[[BinaryIO], Any], pinned: tuple[int, ...] = ()) -> Path:
         """Write, checksum and rename a checkpoint; keep the newest two and every ``pinned`` step."""
         folder = self.path / "checkpoints"
@@ -112,6 +119,7 @@ class Attempt:
 
     def end(self, status: str, detail: str = "") -> None:
         """Say how the attempt ended, then let go of its lock."""
+        self.log(f"ended: {status}")
         write_json(self.path / "ended.json", {"status": status, "detail": detail})
         self.close()
 
@@ -170,7 +178,7 @@ def _verifies(path: Path) -> bool:
     try:
         expected = json.loads(path.with_suffix(".json").read_text())
         return path.stat().st_size == expected["bytes"] and file_sha256(path) == expected["sha256"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -207,7 +215,9 @@ def checkpoint_at(run: Path, step: int) -> Path:
         if found == step and _verifies(path):
             return path
     have = sorted({s for s, _ in checkpoints(run)})
-    raise CheckpointError(f"{run} has no verified checkpoint at step {step} (steps on disk: {have}); run the trunk first")
+    raise CheckpointError(
+        f"{run} has no verified checkpoint at step {step} (steps on disk: {have}); run the trunk first"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -239,7 +249,9 @@ def publish(run: Path, attempt: Attempt, record: dict[str, Any]) -> dict[str, An
     except FileExistsError:
         published = read_json(run / "record.json")
     if published.get("result") != record.get("result"):
-        write_json(run / f"alarm-{attempt.path.name}.json", {"published": published["result"], "this": record["result"]})
+        write_json(
+            run / f"alarm-{attempt.path.name}.json", {"published": published["result"], "this": record["result"]}
+        )
         raise RecordError(f"{run}: attempt {attempt.path.name} finished with another result than the published record")
     return published
 

@@ -43,7 +43,7 @@ def finalize(config: RunConfig) -> RunConfig:
         vocab_size=int(shards["vocab_size"]),
     )
     config = dataclasses.replace(config, data=data, out=os.path.abspath(config.out))
-    return resolve_budget(validate(config))
+    return validate(resolve_budget(validate(config)))  # lineage can be checked only against whole steps
 
 
 def _check_shards(config: RunConfig, shards: dict[str, Any]) -> None:
@@ -60,4 +60,3 @@ def _check_shards(config: RunConfig, shards: dict[str, Any]) -> None:
     absent = [name for name, weight in data.mixture.items() if weight > 0 and name not in have]
     if absent:
         raise ConfigError(f"data.mixture draws from {', '.join(absent)}, but {data.path} holds {', '.join(have)}")
-

@@ -20,23 +20,19 @@ import math
 import os
 import shutil
 import tempfile
-import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nmm.batch import IMAGE_ID
 from nmm.data.images import FORMATS, check_patch_size, decode_image, patchify
 from nmm.data.index import Bytes, Member, ShardInfo, Shards, index_shard, open_bytes
+from nmm.data.late_bar import LateBar
 from nmm.data.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 CACHE_FORMAT = 1
 SAMPLE = np.dtype(
@@ -112,7 +108,7 @@ def _decode_missing(shards: Shards, missing: Sequence[tuple[ShardInfo, Path]], p
         shards.cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write decoded samples to {shards.cache} ({error}): pass another `cache`") from error
-    bar = _Bar(f"decoding {name}", sum(info.samples for info, _ in missing))
+    bar = LateBar(f"decoding {name}", sum(info.samples for info, _ in missing))
     with contextlib.closing(bar):
         for wait in (False, True):
             for info, folder in missing:
@@ -265,40 +261,3 @@ def _locked(folder: Path, wait: bool) -> Iterator[bool]:
         for left in folder.parent.glob(f"{folder.name}.tmp.*"):
             shutil.rmtree(left, ignore_errors=True)
         yield True
-
-
-class _Bar:
-    """A progress bar with rate and time left on stderr, shown once the work has taken longer than three seconds."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self.label, self.total, self.done = label, total, 0
-        self._shown: Progress | None = None
-        self._start = time.monotonic()
-
-    def advance(self) -> None:
-        self.done += 1
-        seconds = time.monotonic() - self._start
-        if self._shown is None and seconds > 3:
-            self._shown = _progress()
-            self._shown.add_task(self.label, total=self.total, rate="")
-            self._shown.start()
-        if self._shown is not None and self.done % 50 == 0:
-            self._shown.update(self._shown.task_ids[0], completed=self.done, rate=f"{self.done / seconds:,.0f}")
-
-    def close(self) -> None:
-        if self._shown is not None:
-            self._shown.stop()
-
-    def conclude(self, line: str) -> None:
-        """Say what was done, if it took long enough for anybody to wonder."""
-        if self._shown is not None:
-            self._shown.console.print(f"{line} in {time.monotonic() - self._start:.0f} s", soft_wrap=True)
-
-
-def _progress() -> Progress:
-    """Imported here because most processes find everything decoded, and rich is a third of this module's import time."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    rate, text = TextColumn("{task.fields[rate]}/s"), TextColumn("{task.description}")
-    return Progress(text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=Console(stderr=True))

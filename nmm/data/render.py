@@ -19,8 +19,8 @@ from nmm.data.world_config import BACKGROUND_LEVEL, CHANNEL_LEVELS, NUM_CELLS, N
 
 GRID = 8
 
-# Outlines as 3x3 blocks. The middle one always belongs to the body, for the badge sits there; two outlines differ by two
-# blocks at least, so that a shape can be learned from few pictures.
+# Outlines as 3x3 blocks. The middle one always belongs to the body, for the badge sits there; two outlines differ by
+# two blocks at least, so that a shape can be learned from few pictures.
 _OUTLINES = {
     "square": "### ### ###",
     "star": "#.# .#. #.#",

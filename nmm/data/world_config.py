@@ -183,8 +183,8 @@ def _validate_probabilities(config: WorldConfig) -> None:
             "one of the first two > 0: a picture of one object allows no other question"
         )
     singles = (
-        "big_probability", "jitter", "count_phrase", "full_clause", "first_food", "count_present", "same_balanced", "reuse",
-        "where_question", "stop", "pronoun",
+        "big_probability", "jitter", "count_phrase", "full_clause", "first_food", "count_present", "same_balanced",
+        "reuse", "where_question", "stop", "pronoun",
     )  # fmt: skip
     for name in singles:
         if not 0 <= getattr(config, name) <= 1:

@@ -54,5 +54,3 @@ class Connector(nn.Module):
 
     def forward(self, features_IMW: Tensor) -> Tensor:
         return self.net(features_IMW)
-
-

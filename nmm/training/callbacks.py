@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nmm.batch import Batch
-from nmm.config import RunConfig
+from nmm.config import RunConfig, run_id
 from nmm.data.order import OrderHash
 from nmm.record import Attempt
 from nmm.training.checkpoint import TrainingState, save
@@ -25,8 +26,18 @@ from nmm.training.schedule import lr_factor
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Interrupted(RuntimeError):
-    """A signal asked the run to stop; everything up to the last finished step is on disk."""
+class Interrupted(SystemExit):
+    """A signal asked the run to stop; everything up to the last finished step is on disk.
+
+    Uncaught, it ends the process with 128 + the signal's number, as a shell expects of a process that obeyed.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(128 + signum)
+        self.signum, self.step = signum, step
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name} after step {self.step}; run it again to go on"
 
 
 class Diverged(RuntimeError):
@@ -68,10 +79,11 @@ class StepBoundary(lightning.Callback):
         self.config, self.attempt, self.state, self.flag = config, attempt, state, flag
         self.evaluate, self.mirror = evaluate, mirror
         self.order = OrderHash(state.order_hash)
-        self.saved_at = self.logged_at = time.monotonic()
+        self.saved_at = self.logged_at = 0.0
         self.logged_step = state.step
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.saved_at = self.logged_at = time.monotonic()  # joining the ranks takes seconds that are no step's
         for number in STOP_SIGNALS:  # after Lightning's own registration, which answers SIGTERM with exit code 0
             signal.signal(number, self.flag)
 
@@ -90,7 +102,7 @@ class StepBoundary(lightning.Callback):
             save(self.attempt, self.config, module, self.state)
             self.saved_at = time.monotonic()
         if stop and step != self.last_step:
-            raise Interrupted(f"stopped by {signal.Signals(stop).name} after step {step}; run it again to go on")
+            raise Interrupted(stop, step)
 
     @property
     def last_step(self) -> int:
@@ -140,7 +152,7 @@ class StepBoundary(lightning.Callback):
     def _any_rank(trainer: lightning.Trainer, signum: int) -> int:
         if trainer.world_size == 1:
             return signum
-        value = torch.tensor([signum])
+        value = torch.tensor([signum], device=trainer.strategy.root_device)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value.item())
 
@@ -153,30 +165,32 @@ def flat(evaluation: dict[str, Any]) -> dict[str, Any]:
 def _global_rows(trainer: lightning.Trainer, row_ids: Tensor) -> Tensor:
     """Row ids of the whole step in global order: row r came to rank r mod world."""
     if trainer.world_size == 1:
-        return row_ids
+        return row_ids.cpu()
     parts = [torch.empty_like(row_ids) for _ in range(trainer.world_size)]
     dist.all_gather(parts, row_ids)
-    return torch.stack(parts, dim=1).reshape(-1)
+    return torch.stack(parts, dim=1).reshape(-1).cpu()
 
 
 @contextlib.contextmanager
-def wandb_mirror(config: RunConfig, run_id: str, directory: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def wandb_mirror(config: RunConfig, directory: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yield a function that mirrors metrics to an offline wandb run, or one that does nothing.
 
-    Grouped by sweep and named by run id. Nothing reads it back: metrics.jsonl and record.json are the truth.
+    Grouped by sweep and named by run id, all its files in ``directory`` (None on ranks above 0, which mirror nothing).
+    Nothing reads it back: metrics.jsonl and record.json are the truth.
     """
-    if config.logger.name == "none":
+    if config.logger.name == "none" or directory is None:
         yield lambda values: None
         return
     import wandb
 
+    name = run_id(config)
     settings = wandb.Settings(
         mode="offline", console="off", silent=True, x_disable_stats=True, disable_git=True, save_code=False
     )
     run = wandb.init(
-        project=config.logger.project, group=config.sweep, name=run_id, id=run_id, dir=directory, settings=settings
+        project=config.logger.project, group=config.sweep, name=name, id=name, dir=directory, settings=settings
     )
     try:
         yield lambda values: run.log(values, step=values["step"])
     finally:
-        run.finish(quiet=True)
+        run.finish()

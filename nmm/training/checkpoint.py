@@ -53,8 +53,8 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
         )
     if content["trunk"] != trunk_digest(config):
         raise CheckpointError(
-            f"{path} was made by a run with another model, data, optimizer or seed; a run or branch can only go on from "
-            f"its own trunk. Compare config.json of both"
+            f"{path} was made by a run with another model, data, optimizer or seed; a run or branch can only go on "
+            "from its own trunk. Compare config.json of both"
         )
     return content
 
@@ -75,6 +75,7 @@ def trunk_digest(config: RunConfig) -> str:
         values.pop(name)
     for name in ("cooldown_fraction", "cooldown_shape"):
         values["schedule"].pop(name)
+    values["data"].pop("eval_rows")
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
 

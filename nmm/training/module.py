@@ -39,10 +39,12 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One update from one batch: the rows of this rank for one optimizer step."""
         config, world = self.config, self.trainer.world_size
+        forward = self if world == 1 else self.trainer.model  # DDP's wrapper, which sums gradients over ranks
+        assert forward is not None
         count = self._over_ranks(batch.weights.sum())
         total = torch.zeros((), device=self.device)
         for part in batch.split(config.trainer.micro_batches):
-            ce, balance = self.trainer.model(part) if world > 1 else self(part)
+            ce, balance = forward(part)
             loss = ce / count + config.arch.balance_coef * balance / config.trainer.rows_per_step
             self.manual_backward(loss * world)  # DDP averages over ranks; the sum is wanted
             total += ce.detach()

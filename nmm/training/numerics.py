@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from nmm.config import RunConfig
+from nmm.model.fusion import NativeMultimodalModel
 
 BF16_FROM_WIDTH = 128  # below it autocast costs more than the faster products save, even with AMX
 COMPILE_FROM_STEPS = 2_000  # compiling a shape costs what about this many steps of the small sizes save
@@ -53,16 +54,16 @@ def _can_compile() -> bool:
     return False
 
 
-@functools.cache
 def prepare_process(threads: int) -> None:
-    """Once per process: threads, deterministic algorithms, room for one compiled graph per size."""
+    """Before every run: threads, deterministic algorithms, room for one compiled graph per size."""
     torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets the threads of several ranks by the core count
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.accumulated_recompile_limit = 512
 
 
-def compile_blocks(model: torch.nn.Module) -> None:
+def compile_blocks(model: NativeMultimodalModel) -> None:
     """Compile every trunk block in place (no ``_orig_mod`` prefix); blocks of one shape share one compiled graph."""
     for block in model.trunk.blocks:
         block.compile(dynamic=False)

@@ -22,7 +22,9 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
                 "params": parameters,
                 "peak_lr": peak * (optim.vision_lr_scale if vision else 1.0),
                 # torch multiplies by lr_t: dividing by the peak here leaves weight_decay * lr_t / lr_peak
-                "weight_decay": optim.weight_decay / (peak * (optim.vision_lr_scale if vision else 1.0)) if decays else 0.0,
+                "weight_decay": optim.weight_decay / (peak * (optim.vision_lr_scale if vision else 1.0))
+                if decays
+                else 0.0,
             }
             for (vision, decays), parameters in groups.items()
         ],

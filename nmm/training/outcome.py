@@ -24,12 +24,20 @@ from nmm.training.numerics import Numerics
 
 
 def make_record(
-    config: RunConfig, run: Path, rows: RowSource, numerics: Numerics, status: str, result: dict[str, Any], timing: dict[str, float]
+    config: RunConfig,
+    run: Path,
+    rows: RowSource,
+    numerics: Numerics,
+    status: str,
+    result: dict[str, Any],
+    timing: dict[str, float],
 ) -> dict[str, Any]:
     """The record of a run (schema in ``nmm.record``). Only ``result`` must be the same in every attempt."""
     params = count_params(config)
     tokens = _tokens(config, rows)
-    flops = training_flops(config, tokens["positions"], tokens["image"] / tokens["positions"], tokens["targets"] / tokens["positions"])
+    flops = training_flops(
+        config, tokens["positions"], tokens["image"] / tokens["positions"], tokens["targets"] / tokens["positions"]
+    )
     colour = result.get("class_excess", {}).get("colour")
     tokens_per_second = timing["steps"] * config.tokens_per_step / max(timing["seconds"], 1e-9)
     per_token = flops["total"] / tokens["positions"]
@@ -69,7 +77,7 @@ def make_record(
         "on_plateau": colour is not None and colour > PLATEAU_GATE,
         "wall_seconds": timing["seconds"],
         "tokens_per_second": tokens_per_second,
-        "mfu": tokens_per_second * per_token / peak_flops(config.trainer.threads),
+        "mfu": tokens_per_second * per_token / peak_flops(config.trainer.accelerator, config.trainer.threads),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "attempts": len(attempts(run)),
         "result": result,
@@ -81,12 +89,11 @@ def _tokens(config: RunConfig, rows: RowSource) -> dict[str, Any]:
     by_source = rows.counts(config.total_steps * config.trainer.rows_per_step)
     text = sum(c["text_tokens"] for c in by_source.values())
     image = sum(c["image_tokens"] for c in by_source.values())
-    without_context = by_source.get("text", {}).get("samples", 0)  # a text document's first word is nobody's target
     return {
         "total": text + image,
         "text": text,
         "image": image,
-        "targets": text - without_context,
+        "targets": sum(c["targets"] for c in by_source.values()),
         "positions": config.total_steps * config.tokens_per_step,
         "by_source": by_source,
     }
@@ -102,9 +109,9 @@ def weights_digest(model: NativeMultimodalModel) -> str:
 
 
 @functools.cache
-def peak_flops(threads: int) -> float:
-    """FLOP/s of the best of a few large fp32 products on this device: the yardstick of MFU, measured once a process."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def peak_flops(accelerator: str, threads: int) -> float:
+    """FLOP/s of the best of a few large fp32 products there: the yardstick of MFU, measured once a process."""
+    device = "cuda" if accelerator == "gpu" else "cpu"
     n = 1024
     a = torch.ones(n, n, device=device)
     best = float("inf")

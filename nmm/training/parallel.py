@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import lightning
@@ -11,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from nmm.config import RunConfig
 from nmm.training.callbacks import StepBoundary
+from nmm.training.progress import ProgressBar
 
 
 def is_main() -> bool:
@@ -26,6 +28,7 @@ def make_trainer(config: RunConfig, steps: int, boundary: StepBoundary) -> light
     """
     trainer = config.trainer
     plugins: list[Any] = [LightningEnvironment()]
+    watched = trainer.progress and is_main() and sys.stderr.isatty()
     return lightning.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -39,5 +42,5 @@ def make_trainer(config: RunConfig, steps: int, boundary: StepBoundary) -> light
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[boundary],
+        callbacks=[boundary, ProgressBar(config)] if watched else [boundary],
     )

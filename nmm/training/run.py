@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import platform
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nmm import __version__
 from nmm.batch import SOURCES, Batch
 from nmm.config import RunConfig, identity, to_dict
 from nmm.config import run_id as make_run_id
@@ -44,7 +48,9 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     prepare_process(config.trainer.threads)
     attempt = None
     if is_main():
-        write_config(directory, {"run_id": make_run_id(config), "identity": identity(config), "settings": to_dict(config)})
+        write_config(
+            directory, {"run_id": make_run_id(config), "identity": identity(config), "settings": to_dict(config)}
+        )
         attempt = begin_attempt(directory)
     try:
         record = _run(config, directory, attempt)
@@ -59,30 +65,53 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
 
 def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[str, Any]:
     shards = shards_of(config)
+    if attempt is not None:
+        validation(config)  # too few held-out rows are better reported before the first step than after the last
     rows = rows_of(shards, config)
+    module, state = _begin(config, directory, attempt)
+    begun, began_at = state.step, time.monotonic()
+    with wandb_mirror(config, attempt.path if attempt is not None else None) as mirror:
+        try:
+            _train(config, module, state, rows, attempt, mirror)
+            status, result = "done", {}
+        except Diverged as error:
+            status, result = "diverged", {"error": str(error), "step": module.step}
+        timing = {"seconds": time.monotonic() - began_at, "steps": module.step - begun}
+        if attempt is None:
+            return {"status": status}
+        if status == "done":
+            result = _evaluate(config, module)
+            final = {"step": module.step, **flat(result)}
+            attempt.log_metrics(final)
+            mirror(final)
+    result |= {"order_hash": state.order_hash, "weights_sha256": weights_digest(module.model)}
+    return publish(directory, attempt, make_record(config, directory, rows, module.numerics, status, result, timing))
+
+
+def _begin(
+    config: RunConfig, directory: Path, attempt: Attempt | None
+) -> tuple[TrainingModule, checkpoint.TrainingState]:
+    """Model, optimizer and state at step 0, or as the newest checkpoint has them."""
     start = checkpoint.starting_point(directory, config)
     content = checkpoint.load(start, config) if start is not None else None
     numerics = Numerics(**content["numerics"]) if content else choose(config)
     module = TrainingModule(config, build(config), numerics)
     state = checkpoint.restore(module, content) if content else checkpoint.TrainingState()
-    begun, began_at = state.step, time.monotonic()
-    try:
-        _train(config, module, state, rows, attempt, shards)
-        status, result = "done", {}
-    except Diverged as error:
-        status, result = "diverged", {"error": str(error), "step": module.step}
-    timing = {"seconds": time.monotonic() - began_at, "steps": module.step - begun}
-    if attempt is None:
-        return {"status": status}
-    if status == "done":
-        result = _evaluate(config, module, shards)
-        attempt.log_metrics({"step": module.step, **flat(result)})
-    result |= {"order_hash": state.order_hash, "weights_sha256": weights_digest(module.model)}
-    return publish(directory, attempt, make_record(config, directory, rows, numerics, status, result, timing))
+    if attempt is not None:
+        speed = "compiled" if numerics.compiled else "eager"
+        attempt.log(f"nmm {__version__}, torch {torch.__version__}, process {os.getpid()} on {platform.node()}")
+        attempt.log(f"from {start or 'initial weights'} at step {state.step} of {config.total_steps}")
+        attempt.log(f"{numerics.precision}, {speed}, {config.trainer.threads} threads")
+    return module, state
 
 
 def _train(
-    config: RunConfig, module: TrainingModule, state: checkpoint.TrainingState, rows: RowSource, attempt: Attempt | None, shards: Shards
+    config: RunConfig,
+    module: TrainingModule,
+    state: checkpoint.TrainingState,
+    rows: RowSource,
+    attempt: Attempt | None,
+    mirror: Callable[[dict[str, Any]], None],
 ) -> None:
     """The steps from ``state`` to the end of the run."""
     remaining = config.total_steps - state.step
@@ -91,12 +120,16 @@ def _train(
     if module.numerics.compiled:
         compile_blocks(module.model)
     flag = StopFlag()
-    folder = str(attempt.path) if attempt is not None else "."
-    with wandb_mirror(config, make_run_id(config), folder) as mirror, flag.listening():
-        boundary = StepBoundary(config, attempt, state, flag, lambda: _evaluate(config, module, shards), mirror)
+    with flag.listening():
+        boundary = StepBoundary(config, attempt, state, flag, lambda: _evaluate(config, module), mirror)
         trainer = make_trainer(config, remaining, boundary)
         loader = TrainLoader(
-            rows, config.trainer.rows_per_step, config.total_steps, trainer.global_rank, trainer.world_size, config.trainer.num_workers
+            rows,
+            config.trainer.rows_per_step,
+            config.total_steps,
+            trainer.global_rank,
+            trainer.world_size,
+            config.trainer.num_workers,
         )
         loader.cursor = state.cursor
         trainer.fit(module, train_dataloaders=loader)
@@ -107,17 +140,21 @@ def _train(
         )
 
 
-def _evaluate(config: RunConfig, module: TrainingModule, shards: Shards) -> dict[str, Any]:
-    batches = validation(str(shards.root), config.data.eval_rows, config.data.context_length, config.data.patch_size)
+def _evaluate(config: RunConfig, module: TrainingModule) -> dict[str, Any]:
     device = next(module.model.parameters()).device
-    batches = {source: [b.to(device) for b in parts] for source, parts in batches.items()}
+    batches = {source: [b.to(device) for b in parts] for source, parts in validation(config).items()}
     return evaluate(module.model, batches, config.data.mixture)
 
 
-@functools.lru_cache(maxsize=4)
-def validation(path: str, rows: int, context_length: int, patch_size: int) -> dict[str, list[Batch]]:
+def validation(config: RunConfig) -> dict[str, list[Batch]]:
     """The held-out rows of every source: the same tokens for every run, kept for the life of the process."""
-    shards = open_shards(path)
+    data = config.data
+    return _held_out(data.path, data.fingerprint, data.eval_rows, data.context_length, data.patch_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _held_out(path: str, fingerprint: str, rows: int, context_length: int, patch_size: int) -> dict[str, list[Batch]]:
+    shards = _opened(path, fingerprint)
     return {
         source: val_batches(shards, source, "val", rows, EVAL_BATCH_ROWS, context_length, patch_size)
         for source in SOURCES
@@ -127,7 +164,7 @@ def validation(path: str, rows: int, context_length: int, patch_size: int) -> di
 
 def shards_of(config: RunConfig) -> Shards:
     """Open the run's shards; refused when they are not the ones the run was planned with."""
-    shards = _opened(config.data.path)
+    shards = _opened(config.data.path, config.data.fingerprint)
     if shards.fingerprint != config.data.fingerprint:
         raise RecordError(
             f"data.path={config.data.path} now holds shards {shards.fingerprint[:12]}, the run was made for "
@@ -137,7 +174,7 @@ def shards_of(config: RunConfig) -> Shards:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(path: str) -> Shards:
+def _opened(path: str, fingerprint: str) -> Shards:
     return open_shards(path)
 
 

@@ -99,6 +99,8 @@ def note(directory: Path, values: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # for the tests
 
+STARTED: list[subprocess.Popen[str]] = []
+
 
 def plan_sweep(directory: Path, **changes: Any) -> list[Entry]:
     """Plan a sweep of fake runs in ``directory``; by default 2 trunks with 2 branches each."""
@@ -147,7 +149,17 @@ def start(directory: Path, *options: str) -> subprocess.Popen[str]:
         *options,
     ]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    STARTED.append(subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=pipe, stderr=pipe, text=True))
+    return STARTED[-1]
+
+
+def end_started() -> None:
+    """After each test: a failed one must not leave a launcher behind."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=60)
 
 
 def launch(directory: Path, *options: str) -> tuple[int, str]:

@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sweep import ROOT, RUNNER, behave_as, environment, executed, plan_sweep, wait_for
+from fake_sweep import ROOT, RUNNER, STARTED, behave_as, end_started, environment, executed, plan_sweep, wait_for
 
 from nmm.record import status
 
@@ -17,8 +18,9 @@ SCRIPT = ROOT / "slurm" / "array.sbatch"
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
+def directory(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "runs"
+    end_started()
 
 
 def task(
@@ -45,9 +47,9 @@ def task(
     }
     path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        ["bash", str(SCRIPT)], env=environment() | path | slurm | mine | extra, stdout=pipe, stderr=pipe, text=True
-    )
+    variables = environment() | path | slurm | mine | extra
+    STARTED.append(subprocess.Popen(["bash", str(SCRIPT)], env=variables, stdout=pipe, stderr=pipe, text=True))
+    return STARTED[-1]
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

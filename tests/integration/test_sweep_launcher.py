@@ -6,17 +6,19 @@ import json
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sweep import behave_as, executed, is_running, launch, plan_sweep, start, wait_for
+from fake_sweep import behave_as, end_started, executed, is_running, launch, plan_sweep, start, wait_for
 
 from nmm.record import attempts, load_table, status
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
+def directory(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "runs"
+    end_started()
 
 
 def statuses(directory: Path, entries) -> Counter[str]:
@@ -161,6 +163,7 @@ def test_a_killed_launcher_leaves_no_worker_behind(directory: Path) -> None:
     process.kill()
     process.communicate(timeout=60)
     wait_for(lambda: not any(is_running(e["pid"]) for e in made), "the workers to end")
+    behave_as(directory, {})
     code, text = launch(directory)
     assert code == 0, text
 

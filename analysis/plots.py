@@ -1,0 +1,358 @@
+"""The pictures of a study. Every function takes data and returns a matplotlib Figure; ``narrow`` stacks its panels.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; sizes go from light to dark within one hue ramp.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from analysis.allocate import frontier
+from analysis.result import FitResult, Interval
+from analysis.study import Study
+from analysis.table import RunTable, Sample
+
+GROUP_COLOURS = {"early": "#0072B2", "late": "#D55E00", "moe": "#007D5C"}
+_OTHER_COLOURS = ("#CC79A7", "#B8860B", "#56B4E9", "#000000")
+FORM_MARKERS = {"known": "o", "free": "s", "interaction": "D"}
+FORM_WORDS = {"known": "E known", "free": "E free", "interaction": "N-D interaction (local slopes)"}
+GATE_NATS, GATE_TOKENS = 1.0, 1e6
+_INK, _FAINT, _HELD_OUT, _ALARM = "#222222", "#8a8a8a", "#7B3294", "#C00000"
+_STYLE = {
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "nmm",
+    "legend.frameon": False,
+}
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG document, text drawn as outlines, the same bytes for the same figure."""
+    stream = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def _panels(count: int, narrow: bool, height: float, share: bool = True) -> tuple[Figure, list[Axes]]:
+    columns = 1 if narrow else count
+    rows = count // columns
+    size = (4.3, height * rows) if narrow else (10.6, height)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, sharex=share and not narrow, sharey=share, squeeze=False)
+    return figure, list(axes.ravel())
+
+
+def _label_y(axes: Sequence[Axes], narrow: bool, text: str) -> None:
+    for panel in axes if narrow else axes[:1]:
+        panel.set_ylabel(text)
+
+
+def group_colour(group: str, groups: Sequence[str]) -> str:
+    """A fixed colour for early, late and moe, the next free one for any other group."""
+    others = [g for g in groups if g not in GROUP_COLOURS]
+    return GROUP_COLOURS.get(group) or _OTHER_COLOURS[others.index(group) % len(_OTHER_COLOURS)]
+
+
+def short(value: float) -> str:
+    """19k, 1.2M, 3.4B."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def _size_colours(sizes: Iterable[float]) -> dict[float, tuple[float, ...]]:
+    ordered = sorted(set(sizes))
+    ramp = matplotlib.colormaps["viridis_r"](np.linspace(0.18, 0.95, len(ordered)))
+    return {size: tuple(colour) for size, colour in zip(ordered, ramp, strict=True)}
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, float, str, object]], gap: float = 0.062) -> None:
+    """Labels to the right of curve ends (x, y, text, colour), pushed apart so that none overlap."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    placed = sorted((to_axes.transform((x, y))[1], x, y, text, colour) for x, y, text, colour in ends)
+    heights = np.array([p[0] for p in placed])
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    if len(heights):
+        heights -= max(0.0, heights[-1] - 1.0)
+    for height, (_, x, y, text, colour) in zip(heights, placed, strict=True):
+        axes.annotate(
+            text, (x, y), xytext=(1.02, height), textcoords="axes fraction", color=colour, va="center", fontsize=9.5,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 2}, annotation_clip=False,
+        )
+
+
+def _log_axis(axis: object, words: bool = False) -> None:
+    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if words else (1.0,)))  # type: ignore[attr-defined]
+    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+    if words:
+        axis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))  # type: ignore[attr-defined]
+
+
+def loss_vs_tokens(
+    samples: dict[str, Sample], fits: dict[str, FitResult], excess: bool = False, narrow: bool = False
+) -> Figure:
+    """Loss, or with ``excess`` loss above the known entropy on log axes, against tokens: one panel per group.
+
+    Points are runs, lines the fitted law at each size, bands its 95 % interval where the fit has draws.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panels(len(samples), narrow, 3.9)
+        for panel, (group, sample) in zip(axes, samples.items(), strict=True):
+            floor = sample.entropy if excess and sample.entropy is not None else np.zeros(len(sample))
+            colours = _size_colours(sample.size)
+            panel.set_xscale("log")
+            panel.set_yscale("log" if excess else "linear")
+            ends = []
+            for size, colour in colours.items():
+                rows = sample.size == size
+                panel.plot(sample.tokens[rows], (sample.loss - floor)[rows], "o", color=colour, ms=5, mec="white", mew=0.6)
+                if group in fits:
+                    x, y = _draw_curve(panel, fits[group], size, float(floor.mean()), colour)
+                    ends.append((x, y, short(size), colour))
+            _finish_tokens_panel(panel, group, sample, excess)
+            figure.canvas.draw()
+            _label_ends(panel, ends)
+        _label_y(axes, narrow, "excess over entropy (nats / token)" if excess else "validation loss (nats / token)")
+        return figure
+
+
+def _draw_curve(panel: Axes, fit: FitResult, size: float, floor: float, colour: object) -> tuple[float, float]:
+    tokens = np.geomspace(*fit.tokens_range, 40)
+    loss = fit.predict(size, tokens) - floor
+    panel.plot(tokens, loss, color=colour, lw=1.6)
+    if fit.draws is not None:
+        low, high = fit.band(np.full(40, size), tokens)
+        panel.fill_between(tokens, np.maximum(low - floor, 1e-4), high - floor, color=colour, alpha=0.16, lw=0)
+    return float(tokens[-1]), float(loss[-1])
+
+
+def _finish_tokens_panel(panel: Axes, group: str, sample: Sample, excess: bool) -> None:
+    panel.set_title(group)
+    panel.set_xlabel("training tokens D")
+    _log_axis(panel.xaxis, words=True)
+    if excess:
+        panel.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 3.0, 5.0)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    elif sample.entropy is not None:
+        known = float(sample.entropy.mean())
+        panel.axhline(known, color=_INK, lw=1.1, ls=(0, (5, 3)))
+        panel.annotate(f"known entropy {known:.3f}", (0.02, known), xycoords=("axes fraction", "data"), xytext=(0, 4),
+                       textcoords="offset points", fontsize=9, color=_INK)
+
+
+def loss_vs_compute(
+    samples: dict[str, Sample], fits: dict[str, FitResult], study: Study, target: str, narrow: bool = False
+) -> Figure:
+    """Runs and fitted frontier of every group against FLOPs, and under it the difference to the first group."""
+    pairs = [c for c in study.comparisons if c.target == target and c.status == "ok" and c.left == study.groups[0]]
+    with matplotlib.rc_context(_STYLE):
+        count = 2 if pairs else 1
+        size = (4.3, 3.6 * count) if narrow else (9.0, 3.4 * count)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = list(figure.subplots(count, 1, sharex=True, squeeze=False).ravel())
+        ends = []
+        for group, sample in samples.items():
+            colour = group_colour(group, study.groups)
+            panels[0].plot(sample.compute, sample.loss, "o", color=colour, ms=4, alpha=0.4, mec="none")
+            if group in fits:
+                x, y = _draw_frontier(panels[0], fits[group], colour)
+                ends.append((x, y, group, colour))
+        panels[0].set_xscale("log")
+        panels[0].set_ylabel("validation loss (nats / token)")
+        panels[0].set_title("lowest loss at each compute")
+        figure.canvas.draw()
+        _label_ends(panels[0], ends, gap=0.08)
+        if pairs:
+            _draw_differences(figure, panels[1], pairs, study)
+        panels[-1].set_xlabel("training compute C (FLOPs)")
+        _log_axis(panels[-1].xaxis)
+        return figure
+
+
+def _draw_frontier(panel: Axes, fit: FitResult, colour: str) -> tuple[float, float]:
+    compute = np.geomspace(*fit.compute_range, 60)
+    theta = fit.theta[None] if fit.draws is None else np.concatenate([fit.theta[None], fit.draws])
+    best = frontier(lambda n, d: fit.predict_draws(theta, n, d), compute, fit.cost, fit.size_range, fit.tokens_range)
+    log = np.log(best.loss)
+    use = np.isfinite(log[0])
+    panel.plot(compute[use], best.loss[0][use], color=colour, lw=2)
+    if len(theta) > 1:
+        low, high = np.percentile(fit.widening * (log[1:, use] - log[:1, use]), [2.5, 97.5], axis=0)
+        panel.fill_between(compute[use], np.exp(log[0, use] + low), np.exp(log[0, use] + high), color=colour, alpha=0.17, lw=0)
+    return float(compute[use][-1]), float(best.loss[0][use][-1])
+
+
+def _draw_differences(figure: Figure, panel: Axes, pairs: Sequence, study: Study) -> None:
+    ends = []
+    for pair in pairs:
+        colour = group_colour(pair.right, study.groups)
+        panel.plot(pair.compute, pair.difference, color=colour, lw=2)
+        panel.fill_between(pair.compute, pair.low, pair.high, color=colour, alpha=0.17, lw=0)
+        ends.append((pair.compute[-1], pair.difference[-1], pair.right, colour))
+    panel.axhline(0, color=_INK, lw=1)
+    panel.set_ylabel(f"loss against {pairs[0].left} (%)")
+    panel.set_title(f"difference at equal compute\n(above 0: {pairs[0].left} is better)")
+    panel.yaxis.set_major_locator(MaxNLocator(6))
+    figure.canvas.draw()
+    _label_ends(panel, ends, gap=0.08)
+
+
+def _forest_rows(study: Study) -> list[tuple[str, str]]:
+    return [(target, group) for target in study.targets for group in study.groups]
+
+
+def _draw_interval(panel: Axes, y: float, item: Interval, colour: str, marker: str, known: bool) -> None:
+    panel.plot([item.low, item.high], [y, y], color=colour, lw=1.6 if known else 1.0, ls="-" if known else (0, (1, 1.5)))
+    panel.plot([item.value], [y], marker, color=colour, mfc=colour if known else "white", ms=5.2, mew=1.2)
+
+
+def _forest_axis(panel: Axes, rows: list[tuple[str, str]], labels: bool) -> None:
+    panel.set_ylim(len(rows) - 0.4, -0.6)
+    panel.set_yticks(range(len(rows)), [f"{target}  {group}" for target, group in rows] if labels else [])
+    panel.tick_params(axis="y", length=0)
+    panel.grid(axis="y", visible=False)
+    for i in range(1, len(rows)):
+        if rows[i][0] != rows[i - 1][0]:
+            panel.axhline(i - 0.5, color="#c8c8c8", lw=0.8)
+
+
+def _form_legend(figure: Figure, forms: Sequence[str], columns: int, extra: Sequence[Line2D] = ()) -> None:
+    handles = [Line2D([], [], color=_INK, marker=FORM_MARKERS[f], ms=5.2, lw=1.6, label=FORM_WORDS[f]) for f in forms]
+    handles.append(Line2D([], [], color=_INK, marker="o", mfc="white", ls=(0, (1, 1.5)), lw=1, label="not identified"))
+    figure.legend(handles=[*handles, *extra], loc="outside upper center", ncols=columns, fontsize=9.5, handlelength=2.4)
+
+
+def exponents_forest(study: Study, narrow: bool = False) -> Figure:
+    """alpha and beta with 95 % intervals for every data type, group and form; hollow and dotted: not identified."""
+    rows = _forest_rows(study)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panels(2, narrow, 1.2 + 0.44 * len(rows), share=False)
+        for panel, name in zip(axes, ("alpha", "beta"), strict=True):
+            for fit in study.fits:
+                y = rows.index((fit.target, fit.group)) + {"known": -0.24, "free": 0.0, "interaction": 0.24}[fit.form]
+                item = fit.ci.get(name, Interval(fit.params[name], fit.params[name], fit.params[name]))
+                known = name not in fit.unidentified
+                _draw_interval(panel, y, item, group_colour(fit.group, study.groups), FORM_MARKERS[fit.form], known)
+            _forest_axis(panel, rows, labels=narrow or name == "alpha")
+            panel.set_xlabel(f"{name}, exponent of {'parameters N' if name == 'alpha' else 'tokens D'}")
+            panel.set_xlim(0, min(1.6, 1.05 * max(_reach(study, name), 0.3)))
+        _form_legend(figure, [f for f in FORM_MARKERS if any(x.form == f for x in study.fits)], 1 if narrow else 4)
+        return figure
+
+
+def _reach(study: Study, name: str) -> float:
+    return max(f.ci[name].high if name in f.ci else f.params[name] for f in study.fits)
+
+
+def entropy_forest(study: Study, narrow: bool = False) -> Figure:
+    """Fitted E with 95 % intervals beside the known entropy of the same evaluation tokens."""
+    rows = _forest_rows(study)
+    fits = [f for f in study.fits if "E" in f.params]
+    with matplotlib.rc_context(_STYLE):
+        figure, (panel,) = _panels(1, narrow, 1.3 + 0.40 * len(rows))
+        for fit in fits:
+            row = rows.index((fit.target, fit.group))
+            item = fit.ci.get("E", Interval(fit.params["E"], fit.params["E"], fit.params["E"]))
+            y, known = row + (-0.16 if fit.form == "free" else 0.16), "E" not in fit.unidentified
+            _draw_interval(panel, y, item, group_colour(fit.group, study.groups), FORM_MARKERS[fit.form], known)
+            if fit.known_entropy is not None:
+                panel.plot([fit.known_entropy] * 2, [row - 0.42, row + 0.42], color=_INK, lw=2.2)
+        _forest_axis(panel, rows, labels=True)
+        panel.set_xlim(left=0)
+        panel.set_xlabel("E (nats / token)")
+        bar = Line2D([], [], color=_INK, marker="|", ms=11, mew=2.2, ls="", label="known entropy")
+        _form_legend(figure, [f for f in FORM_MARKERS if any(x.form == f for x in fits)], 1 if narrow else 4, [bar])
+        return figure
+
+
+def residuals(samples: dict[str, Sample], fits: dict[str, FitResult], narrow: bool = False) -> Figure:
+    """(predicted - observed) / observed against observed loss: fitted rows, and rows of the largest size held out."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panels(len(fits), narrow, 3.4)
+        for panel, (group, fit) in zip(axes, fits.items(), strict=True):
+            sample = samples[group]
+            usable = np.isin(np.array(sample.run_ids), fit.excluded, invert=True)
+            observed = sample.loss[usable]
+            panel.axhspan(-2, 2, color="#eeeeee", lw=0, zorder=0)
+            panel.axhline(0, color=_INK, lw=1)
+            panel.plot(observed, 100 * (np.array(fit.fitted) / observed - 1), "o", color=_FAINT, ms=4.5, mec="none")
+            if held := fit.holdouts.get("size"):
+                seen = np.array(held.observed)
+                panel.plot(seen, 100 * (np.array(held.predicted) / seen - 1), "D", color=_HELD_OUT, mfc="white", ms=6, mew=1.5)
+            panel.set_title(f"{group}, {FORM_WORDS[fit.form].split(' (')[0]}")
+            panel.set_xlabel("observed loss (nats / token)")
+        _label_y(axes, narrow, "predicted - observed (%)")
+        handles = [
+            Line2D([], [], color=_FAINT, marker="o", ls="", label="fitted rows"),
+            Line2D([], [], color=_HELD_OUT, marker="D", mfc="white", mew=1.5, ls="", label="largest size, held out"),
+            Line2D([], [], color="#dddddd", lw=8, label="within 2 %"),
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=1 if narrow else 3, fontsize=9.5)
+        return figure
+
+
+def vision_plateau(table: RunTable, narrow: bool = False) -> Figure:
+    """Colour excess of every run against its tokens, with the gate: below 1 nat by 1M tokens. Crosses were refused."""
+    frame, columns = table.every_row, table.columns
+    refused = {e.run_id for e in table.exclusions if e.kind == "plateau"}
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panels(len(table.groups), narrow, 3.5)
+        for panel, group in zip(axes, table.groups, strict=True):
+            rows = frame[frame[columns.group].astype(str) == group].sort_values(columns.tokens)
+            colours = _size_colours(rows[columns.size])
+            panel.set_xscale("log")
+            for _, trunk in rows.groupby(columns.cluster, sort=False):
+                colour = colours[trunk[columns.size].iloc[0]]
+                panel.plot(trunk[columns.tokens], trunk["colour_excess"], "-o", color=colour, ms=3.5, lw=1, alpha=0.9)
+            crossed = rows[rows["run_id"].astype(str).isin(refused)]
+            panel.plot(crossed[columns.tokens], crossed["colour_excess"], "x", color=_ALARM, ms=9, mew=2.2)
+            panel.plot([GATE_TOKENS, max(frame[columns.tokens].max(), 2 * GATE_TOKENS)], [GATE_NATS] * 2, color=_ALARM, lw=1.6)
+            panel.plot([GATE_TOKENS] * 2, [GATE_NATS, GATE_NATS + 0.15], color=_ALARM, lw=1.6)
+            panel.annotate("gate: below 1 nat by 1M tokens", (1, GATE_NATS), xycoords=("axes fraction", "data"), ha="right",
+                           xytext=(0, 4), textcoords="offset points", fontsize=9, color=_ALARM)
+            panel.set_title(f"{group}: {len(crossed)} refused of {len(rows)}")
+            panel.set_xlabel("training tokens D")
+            _log_axis(panel.xaxis, words=True)
+            _size_bar(panel, colours)
+        _label_y(axes, narrow, "colour excess (nats / token)")
+        top = float(np.nanmax(frame["colour_excess"].to_numpy(dtype=float)))
+        for panel in axes:
+            panel.set_ylim(0, 1.45 * max(top, GATE_NATS + 0.2))
+        return figure
+
+
+def _size_bar(panel: Axes, colours: dict[float, tuple[float, ...]]) -> None:
+    handles = [Line2D([], [], color=c, lw=2, label=short(size)) for size, c in colours.items()]
+    panel.legend(handles=handles, fontsize=9, loc="upper right", ncols=3, handlelength=1.2, columnspacing=1.0)
+
+
+def sample_map(table: RunTable, target: str) -> dict[str, Sample]:
+    """The usable rows of every group that has some, by group."""
+    found = {group: table.sample(group, target)[0] for group in table.groups}
+    return {group: sample for group, sample in found.items() if len(sample)}
