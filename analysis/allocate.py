@@ -101,16 +101,26 @@ class Split:
     at_edge: bool
 
 
-def best_splits(fit: FitResult, budgets: Array) -> list[Split]:
-    """N*(C), D*(C) and loss for budgets (K,) inside the tested compute; budgets that no tested pair costs are left out."""
+def fit_frontier(fit: FitResult, compute: Array) -> Frontier:
+    """The frontier of a fit inside its own tested box: row 0 is the point, the rest are its draws where it has any."""
     theta = fit.theta[None] if fit.draws is None else np.concatenate([fit.theta[None], fit.draws])
-    best = frontier(lambda n, d: fit.predict_draws(theta, n, d), budgets, fit.cost, fit.size_range, fit.tokens_range)
-    return [
-        Split(float(budget), *(_stretched(curve[:, k], fit.widening) for curve in (best.size, best.tokens, best.loss)),
-              bool(best.at_edge[0, k]))
-        for k, budget in enumerate(budgets)
-        if np.isfinite(best.loss[0, k])
-    ]
+    return frontier(lambda n, d: fit.predict_draws(theta, n, d), compute, fit.cost, fit.size_range, fit.tokens_range)
+
+
+def frontier_curves(fit: FitResult, compute: Array) -> Array:
+    """ln of the frontier loss (1 + B, K), draws stretched about the point; NaN where no tested pair costs so much."""
+    log = np.log(fit_frontier(fit, compute).loss)
+    return np.concatenate([log[:1], log[:1] + fit.widening * (log[1:] - log[:1])])
+
+
+def best_splits(fit: FitResult, budgets: Array) -> list[Split]:
+    """N*(C), D*(C) and loss for budgets (K,) inside the tested compute; budgets no tested pair costs are left out."""
+    best = fit_frontier(fit, budgets)
+    found = []
+    for k in np.nonzero(np.isfinite(best.loss[0]))[0]:
+        size, tokens, loss = (_stretched(curve[:, k], fit.widening) for curve in (best.size, best.tokens, best.loss))
+        found.append(Split(float(budgets[k]), size, tokens, loss, bool(best.at_edge[0, k])))
+    return found
 
 
 def _stretched(values: Array, widening: float) -> Interval:

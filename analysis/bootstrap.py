@@ -93,10 +93,13 @@ def bootstrap(
     """The fit with intervals for every parameter and for the allocation exponents.
 
     draws: resamples, each searched globally (grid) besides a start at the point estimate. The same seed gives the
-    same intervals. noise: pooled over groups, for the method "trunks"; without it the sample's own. Raises ``FitError`` for fewer than 20 draws.
+    same intervals. noise: pooled over groups, for the method "trunks"; without it the sample's own.
+    Raises ``FitError`` for fewer than 20 draws.
     """
     if draws < 20:
-        raise FitError(f"{draws} bootstrap draws cannot give a 95 % interval; use 0 for none, or at least 20 (200 is usual)")
+        raise FitError(
+            f"{draws} bootstrap draws cannot give a 95 % interval; use 0 for none, or at least 20 (200 is usual)"
+        )
     began = time.perf_counter()
     setup, _ = prepare(sample, result.form)
     plan = plan_for(setup.sample, setup.law.num_params, method, noise.freedom if noise else None)

@@ -23,6 +23,7 @@ _FIT_EXAMPLES = """examples:
   nmm fit outputs/demo --out outputs/demo/fits.json
   nmm fit runs.csv --n params --d tokens --loss loss --group model --bootstrap 400 --delta chinchilla
 """
+_FILE_WIDTH = 140
 _REPORT_EXAMPLES = """example:
   nmm report outputs/demo --fits outputs/demo/fits.json --out outputs/demo/report
 """
@@ -46,19 +47,35 @@ def fit_parser() -> argparse.ArgumentParser:
     parser = _parser("nmm fit", "Fit L(N, D) for every group, data type and form of the law.", _FIT_EXAMPLES)
     column = Columns()
     parser.add_argument("table", help="sweep directory, or a .parquet, .csv or .jsonl table")
-    parser.add_argument("--out", type=Path, default=Path("fits.json"), help="where to write the fits (default %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("fits.json"), help="where to write the fits (default %(default)s)"
+    )
     parser.add_argument("--n", default=column.size, metavar="COL", help="column of parameters N (default %(default)s)")
     parser.add_argument("--d", default=column.tokens, metavar="COL", help="column of tokens D (default %(default)s)")
-    parser.add_argument("--c", default=column.compute, metavar="COL", help="column of FLOPs (default %(default)s, else 6ND)")
-    parser.add_argument("--loss", default=",".join(TARGETS), metavar="TARGETS",
-                        help="comma-separated: X means column loss_X, or a column called X (default those present of %(default)s)")
+    parser.add_argument(
+        "--c", default=column.compute, metavar="COL", help="column of FLOPs (default %(default)s, else 6ND)"
+    )
+    parser.add_argument(
+        "--loss",
+        default=",".join(TARGETS),
+        metavar="TARGETS",
+        help="comma-separated: X means column loss_X, or a column called X (default those present of %(default)s)",
+    )
     parser.add_argument("--group", default=column.group, metavar="COL", help="one law per value (default %(default)s)")
-    parser.add_argument("--run", default=column.cluster, metavar="COL",
-                        help="rows that share noise, resampled together (default %(default)s, else every row by itself)")
+    parser.add_argument(
+        "--run",
+        default=column.cluster,
+        metavar="COL",
+        help="rows that share noise, resampled together (default %(default)s, else every row by itself)",
+    )
     parser.add_argument("--forms", default=",".join(FORMS), help="comma-separated (default %(default)s)")
-    parser.add_argument("--bootstrap", type=int, default=200, metavar="B", help="resamples, 0 for none (default %(default)s)")
+    parser.add_argument(
+        "--bootstrap", type=int, default=200, metavar="B", help="resamples, 0 for none (default %(default)s)"
+    )
     parser.add_argument("--method", choices=METHODS, default="auto", help="what to resample (default %(default)s)")
-    parser.add_argument("--delta", default="auto", help="Huber delta: auto, chinchilla (1e-3), inf, or a number (default auto)")
+    parser.add_argument(
+        "--delta", default="auto", help="Huber delta: auto, chinchilla (1e-3), inf, or a number (default auto)"
+    )
     parser.add_argument("--min-tokens", type=float, default=0.0, metavar="D", help="leave shorter runs out by design")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default %(default)s)")
     return parser
@@ -69,7 +86,9 @@ def report_parser() -> argparse.ArgumentParser:
     parser = _parser("nmm report", "Write a self-contained report page: verdicts, plots, tables.", _REPORT_EXAMPLES)
     parser.add_argument("table", help="the sweep directory or table that was fitted")
     parser.add_argument("--fits", type=Path, default=Path("fits.json"), help="what nmm fit wrote (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="directory of index.html (default %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), help="directory of index.html (default %(default)s)"
+    )
     parser.add_argument("--title", default="Scaling laws", help="heading of the page (default %(default)s)")
     parser.add_argument("--date", default=None, help="date to print, YYYY-MM-DD (default today)")
     return parser
@@ -84,7 +103,8 @@ def _parser(program: str, description: str, examples: str) -> argparse.ArgumentP
 def _guarded(work: Callable[[Console], None]) -> int:
     """Run ``work``; a mistake of the user (ValueError, a missing file) is one line on stderr and status 2."""
     try:
-        work(Console())
+        console = Console()
+        work(console if console.is_terminal else Console(width=_FILE_WIDTH))
     except (ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
         return 2
@@ -106,8 +126,10 @@ def _fit(options: argparse.Namespace, console: Console) -> None:
     study.save(options.out)
     print_study(study, console)
     left_out = len({e.run_id for e in study.exclusions})
-    console.print(f"{len(study.fits)} fits of {study.rows_used} rows ({left_out} with exclusions) written to {options.out}",
-                  highlight=False)
+    console.print(
+        f"{len(study.fits)} fits of {study.rows_used} rows ({left_out} with exclusions) written to {options.out}",
+        highlight=False,
+    )
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -116,7 +138,13 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _with_progress(table: RunTable, forms: tuple[str, ...], options: argparse.Namespace, console: Console) -> Study:
     total = len(table.groups) * len(table.columns.targets) * len(forms)
-    parts = (TextColumn("fitting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    parts = (
+        TextColumn("fitting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*parts, console=console, transient=True) as progress:
         task = progress.add_task("fit", total=total, rate="")
 
@@ -124,9 +152,7 @@ def _with_progress(table: RunTable, forms: tuple[str, ...], options: argparse.Na
             speed = progress.tasks[0].speed
             progress.update(task, advance=1, rate=f"{label} ({speed:.1f} fits/s)" if speed else label)
 
-        return fit_study(
-            table, forms, options.delta, options.bootstrap, options.seed, options.method, on_fit=on_fit
-        )
+        return fit_study(table, forms, options.delta, options.bootstrap, options.seed, options.method, on_fit=on_fit)
 
 
 def _report(options: argparse.Namespace, arguments: list[str], console: Console) -> None:

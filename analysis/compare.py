@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.allocate import frontier
+from analysis.allocate import frontier_curves
 from analysis.laws import Array
 from analysis.result import FitResult, Interval
 from analysis.verdicts import Comparison, forms_disagree, verdict
@@ -22,7 +22,10 @@ _FORM_ORDER = ("known", "free", "interaction")
 
 
 def compare(
-    left: Mapping[str, FitResult], right: Mapping[str, FitResult], names: tuple[str, str], target: str,
+    left: Mapping[str, FitResult],
+    right: Mapping[str, FitResult],
+    names: tuple[str, str],
+    target: str,
     refused: Sequence[str] = (),
 ) -> Comparison:
     """Compare two groups from their fits by form, each with bootstrap draws.
@@ -32,7 +35,9 @@ def compare(
     """
     if refused:
         return _without_numbers("refused", names, target, tuple(refused))
-    forms = [f for f in _FORM_ORDER if f in left and f in right and left[f].draws is not None and right[f].draws is not None]
+    forms = [
+        f for f in _FORM_ORDER if f in left and f in right and left[f].draws is not None and right[f].draws is not None
+    ]
     if not forms:
         return _without_numbers("no fit", names, target)
     found = {form: _compare_form(left[form], right[form], names, target) for form in forms}
@@ -50,23 +55,12 @@ def _without_numbers(status: str, names: tuple[str, str], target: str, refused: 
     return replace(empty, verdict=verdict(empty))
 
 
-def _curves(fit: FitResult, compute: Array) -> Array:
-    """ln of the frontier loss (1 + B, K), draws stretched about the point."""
-    assert fit.draws is not None
-    theta = np.concatenate([fit.theta[None], fit.draws])
-    best = frontier(
-        lambda size, tokens: fit.predict_draws(theta, size, tokens), compute, fit.cost, fit.size_range, fit.tokens_range
-    )
-    log = np.log(best.loss)
-    return np.concatenate([log[:1], log[:1] + fit.widening * (log[1:] - log[:1])])
-
-
 def _compare_form(left: FitResult, right: FitResult, names: tuple[str, str], target: str) -> Comparison:
     low = max(left.compute_range[0], right.compute_range[0])
     high = min(left.compute_range[1], right.compute_range[1])
     compute = np.geomspace(low, high, _BUDGETS) if high > low else np.array([])
     if high >= _MIN_SPAN * low:
-        curves = _curves(left, compute), _curves(right, compute)
+        curves = frontier_curves(left, compute), frontier_curves(right, compute)
         inside = np.isfinite(curves[0][0]) & np.isfinite(curves[1][0])
         compute = compute[inside]
     if high < _MIN_SPAN * low or len(compute) < 3:
@@ -138,10 +132,10 @@ def _multiplier(left: FitResult, right: FitResult, compute: Array) -> tuple[Inte
     Draws that would need more (less) than the compute tested for ``right`` are held at the end of its tested range.
     """
     grid = np.geomspace(*right.compute_range, 2 * _BUDGETS)
-    theirs = _curves(right, grid)
+    theirs = frontier_curves(right, grid)
     usable = np.isfinite(theirs[0])
     grid, theirs = grid[usable], np.minimum.accumulate(theirs[:, usable], axis=1)
-    ours = _curves(left, compute)
+    ours = frontier_curves(left, compute)
 
     def needed(curve: Array, loss: Array) -> Array:
         return np.exp(np.interp(-loss, -curve, np.log(grid)))

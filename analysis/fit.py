@@ -76,7 +76,9 @@ def prepare(sample: Sample, form: str) -> tuple[Setup, list[Exclusion]]:
         raise FitError(f"unknown form {form!r}; the forms are {', '.join(FORMS)}")
     where = f"{sample.group}/{sample.target}, form {form}"
     if len(sample) < law.num_params + 1:
-        raise FitError(f"{where}: {len(sample)} usable rows, {law.num_params + 1} needed for {law.num_params} parameters")
+        raise FitError(
+            f"{where}: {len(sample)} usable rows, {law.num_params + 1} needed for {law.num_params} parameters"
+        )
     for name, values in (("sizes N", sample.size), ("token counts D", sample.tokens)):
         if len(np.unique(values)) < 2:
             raise FitError(f"{where}: all rows share one of the {name}; at least 2 are needed, 4 to say anything")
@@ -111,8 +113,9 @@ def robust_sigma(residual: Array, num_params: int) -> float:
 def fit_law(sample: Sample, form: str, delta: float | str = "auto", check: bool = True) -> FitResult:
     """Fit one form to one sample.
 
-    check: profile E and the exponents to their bounds to find flat directions (hold-outs need no such check). delta: "auto" (1.345 robust standard deviations of the residual), "chinchilla" (1e-3, arXiv 2203.15556), a positive
-    number, or infinity for squared error. Raises ``FitError`` (see ``prepare``) and for any other delta.
+    delta: "auto" (1.345 robust standard deviations of the residual), "chinchilla" (1e-3, arXiv 2203.15556), a positive
+    number, or infinity for squared error. check: profile E and the exponents to their bounds, to find flat directions
+    (a hold-out needs no such check). Raises ``FitError`` as ``prepare`` does, and for any other delta.
     """
     began = time.perf_counter()
     setup, dropped = prepare(sample, form)
@@ -300,7 +303,9 @@ def flat_directions(setup: Setup, result: FitResult) -> dict[str, str]:
             continue
         at = setup.law.names.index(name)
         ends = np.array([v for v in (low[at], high[at]) if np.isfinite(v)])
-        reached = [end for end, value in zip(ends, profile(setup, result, name, ends), strict=True) if value <= threshold]
+        reached = [
+            end for end, value in zip(ends, profile(setup, result, name, ends), strict=True) if value <= threshold
+        ]
         if reached:
             flat[name] = f"profile reaches {0 if reached[0] < 0.01 else reached[0]:g}"
     return flat

@@ -51,7 +51,7 @@ def with_interval(item: Interval) -> str:
 
 
 def scale_with_interval(item: Interval) -> str:
-    """A positive scale known by its order of magnitude: 140 [20, 2800], 4e+5 [1e+5, 2e+6]; ends to one or two digits."""
+    """A positive scale known by its order of magnitude: 100 [20, 3000], 4e5 [1e5, 2e6]; one or two digits."""
     wide = item.high > 10 * item.low
     value, low, high = (_short(v, 1 if wide else 2) for v in (item.value, item.low, item.high))
     return f"{value} [{low}, {high}]"
@@ -87,4 +87,6 @@ def percent(value: float) -> str:
 
 def compute_text(value: float) -> str:
     """FLOPs or tokens as 2.1e12."""
-    return "-" if not math.isfinite(value) else f"{value:.1e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+    return (
+        "-" if not math.isfinite(value) else f"{value:.1e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+    )

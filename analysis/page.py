@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 STYLE = """
-:root { --ink:#1b1f24; --soft:#57606a; --paper:#ffffff; --card:#f5f7f9; --line:#d5dae0; --accent:#0a5c94; --warn:#a33b00; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink:#e6e9ec; --soft:#a3adb8; --paper:#14181d; --card:#1d232a; --line:#38414b; --accent:#72b9ea; --warn:#ffa06b; }
-}
+:root { --ink:#1b1f24; --soft:#57606a; --paper:#ffffff; --card:#f5f7f9; --line:#d5dae0; --accent:#0a5c94;
+  --warn:#a33b00; }
+@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ec; --soft:#a3adb8; --paper:#14181d; --card:#1d232a;
+  --line:#38414b; --accent:#72b9ea; --warn:#ffa06b; } }
 * { box-sizing:border-box; }
-body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif; }
+body { margin:0; background:var(--paper); color:var(--ink);
+  font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif; }
 main { max-width:1160px; margin:0 auto; padding:1.6rem 1.2rem 4rem; }
-h1 { font-size:1.7rem; line-height:1.2; margin:0 0 .2rem; } h2 { font-size:1.25rem; margin:2.4rem 0 .6rem; }
-h3 { font-size:1.02rem; margin:1.4rem 0 .4rem; } p { margin:.4rem 0; }
-.soft { color:var(--soft); font-size:.92rem; } .warn { color:var(--warn); }
-.verdict { display:grid; grid-template-columns:minmax(0,2.1fr) minmax(0,2.4fr) minmax(0,1.9fr); gap:.1rem 1.2rem;
-  padding:.7rem .9rem; border:1px solid var(--line); border-left:4px solid var(--accent); background:var(--card);
-  border-radius:5px; margin:.5rem 0; }
+h1 { font-size:1.7rem; line-height:1.2; margin:0 0 .2rem; }
+h2 { font-size:1.25rem; margin:2.4rem 0 .6rem; }
+h3 { font-size:1.02rem; margin:1.4rem 0 .4rem; }
+p { margin:.4rem 0; max-width:52rem; overflow-wrap:anywhere; }
+.soft { color:var(--soft); font-size:.92rem; }
+.verdict { display:grid; grid-template-columns:minmax(0,2.2fr) minmax(0,2.4fr) minmax(0,1.8fr); gap:.1rem 1.2rem;
+  padding:.6rem .9rem; border:1px solid var(--line); border-left:4px solid var(--accent); background:var(--card);
+  border-radius:5px; margin:.5rem 0; overflow-wrap:anywhere; }
 .verdict.alarm { border-left-color:var(--warn); }
-.verdict .what { font-weight:650; overflow-wrap:anywhere; } .verdict .label { color:var(--soft); font-size:.8rem; display:block; }
+.verdict .what { font-weight:650; }
+.verdict .label { color:var(--soft); font-size:.8rem; font-weight:400; display:block; }
 .verdict .note { grid-column:1/-1; color:var(--soft); font-size:.9rem; }
 .scroll { overflow-x:auto; border:1px solid var(--line); border-radius:5px; margin:.5rem 0; }
 table { border-collapse:collapse; font-size:.87rem; width:100%; }
-th,td { text-align:left; padding:.34rem .6rem; border-bottom:1px solid var(--line); vertical-align:top; white-space:nowrap; }
-td.wrap { white-space:normal; min-width:15rem; } th { background:var(--card); font-weight:650; }
+th,td { text-align:left; padding:.34rem .6rem; border-bottom:1px solid var(--line); vertical-align:top;
+  white-space:nowrap; }
+td.wrap { white-space:normal; min-width:17rem; overflow-wrap:anywhere; }
+th { background:var(--card); font-weight:650; }
 tr:last-child td { border-bottom:0; }
-figure { margin:1rem 0 1.8rem; } figure img { width:100%; height:auto; display:block; background:#fff; border-radius:5px;
-  border:1px solid var(--line); padding:8px; } figcaption { color:var(--soft); font-size:.92rem; margin-top:.4rem; }
-code { font-size:.87rem; overflow-wrap:anywhere; }
+figure { margin:.6rem 0 1.8rem; }
+figure img { width:100%; height:auto; display:block; background:#fff; border-radius:5px; padding:8px;
+  border:1px solid var(--line); }
+figcaption { color:var(--soft); font-size:.92rem; margin-top:.4rem; max-width:52rem; }
 details summary { cursor:pointer; font-weight:650; margin:.6rem 0; }
-@media (max-width:760px) { main { padding:1rem .8rem 3rem; } .verdict { grid-template-columns:minmax(0,1fr); } }
+@media (max-width:760px) {
+  main { padding:1rem .8rem 3rem; }
+  .verdict { grid-template-columns:minmax(0,1fr); }
+}
 """
 
 
@@ -56,15 +67,29 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], wrap: Sequence[s
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def verdict_card(what: str, interval: str, tested: str, note: str = "", alarm: bool = False) -> str:
-    """One answer: verdict, its interval, the range it was tested in."""
-    parts = (("", what, "what"), ("95 % interval", interval, ""), ("validated range", tested, ""))
-    cells = "".join(
-        f'<div class="{kind}">' + (f'<span class="label">{label}</span>' if label else "") + f"{escape(text)}</div>"
-        for label, text, kind in parts
-    )
-    remark = f'<div class="note">{escape(note)}</div>' if note else ""
-    return f'<div class="verdict{" alarm" if alarm else ""}">{cells}{remark}</div>'
+@dataclass(frozen=True)
+class Card:
+    """One answer: the question, the verdict, the numbers behind it (one per line), and where they were tested."""
+
+    question: str
+    verdict: str
+    numbers: tuple[str, ...] = ()
+    numbers_label: str = "95 % interval"
+    tested: str = ""
+    note: str = ""
+    alarm: bool = False
+
+    def html(self) -> str:
+        """A row of three on wide windows, stacked on narrow ones."""
+        cells = _cell(self.question, escape(self.verdict), "what")
+        cells += _cell(self.numbers_label, "<br>".join(map(escape, self.numbers))) if self.numbers else "<div></div>"
+        cells += _cell("validated range", escape(self.tested)) if self.tested else "<div></div>"
+        remark = f'<div class="note">{escape(self.note)}</div>' if self.note else ""
+        return f'<div class="verdict{" alarm" if self.alarm else ""}">{cells}{remark}</div>'
+
+
+def _cell(label: str, content: str, kind: str = "") -> str:
+    return f'<div class="{kind}"><span class="label">{escape(label)}</span>{content}</div>'
 
 
 def picture(title: str, caption: str, wide_svg: str, narrow_svg: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -16,18 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.allocate import frontier
+from analysis.allocate import frontier_curves
+from analysis.marks import FORM_MARKERS, FORM_WORDS, GATE_NATS, GATE_TOKENS, Colour, forest_rows, group_colour, short
 from analysis.result import FitResult, Interval
 from analysis.study import Study
 from analysis.table import RunTable, Sample
 
-GROUP_COLOURS = {"early": "#0072B2", "late": "#D55E00", "moe": "#007D5C"}
-_OTHER_COLOURS = ("#CC79A7", "#B8860B", "#56B4E9", "#000000")
-FORM_MARKERS = {"known": "o", "free": "s", "interaction": "D"}
-FORM_WORDS = {"known": "E known", "free": "E free", "interaction": "N-D interaction (local slopes)"}
-GATE_NATS, GATE_TOKENS = 1.0, 1e6
 _INK, _FAINT, _HELD_OUT, _ALARM = "#222222", "#8a8a8a", "#7B3294", "#C00000"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -69,27 +66,13 @@ def _label_y(axes: Sequence[Axes], narrow: bool, text: str) -> None:
         panel.set_ylabel(text)
 
 
-def group_colour(group: str, groups: Sequence[str]) -> str:
-    """A fixed colour for early, late and moe, the next free one for any other group."""
-    others = [g for g in groups if g not in GROUP_COLOURS]
-    return GROUP_COLOURS.get(group) or _OTHER_COLOURS[others.index(group) % len(_OTHER_COLOURS)]
-
-
-def short(value: float) -> str:
-    """19k, 1.2M, 3.4B."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
-
-
-def _size_colours(sizes: Iterable[float]) -> dict[float, tuple[float, ...]]:
+def _size_colours(sizes: Iterable[float]) -> dict[float, Colour]:
     ordered = sorted(set(sizes))
     ramp = matplotlib.colormaps["viridis_r"](np.linspace(0.18, 0.95, len(ordered)))
-    return {size: tuple(colour) for size, colour in zip(ordered, ramp, strict=True)}
+    return {size: cast(Colour, tuple(map(float, colour))) for size, colour in zip(ordered, ramp, strict=True)}
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, float, str, object]], gap: float = 0.062) -> None:
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Colour | str]], gap: float = 0.062) -> None:
     """Labels to the right of curve ends (x, y, text, colour), pushed apart so that none overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
     placed = sorted((to_axes.transform((x, y))[1], x, y, text, colour) for x, y, text, colour in ends)
@@ -100,16 +83,23 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, object]], gap: f
         heights -= max(0.0, heights[-1] - 1.0)
     for height, (_, x, y, text, colour) in zip(heights, placed, strict=True):
         axes.annotate(
-            text, (x, y), xytext=(1.02, height), textcoords="axes fraction", color=colour, va="center", fontsize=9.5,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 2}, annotation_clip=False,
+            text,
+            (x, y),
+            xytext=(1.02, height),
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=9.5,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 2},
+            annotation_clip=False,
         )
 
 
-def _log_axis(axis: object, words: bool = False) -> None:
-    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if words else (1.0,)))  # type: ignore[attr-defined]
-    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+def _log_axis(axis: Any, words: bool = False) -> None:
+    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if words else (1.0,)))
+    axis.set_minor_formatter(NullFormatter())
     if words:
-        axis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))  # type: ignore[attr-defined]
+        axis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
 
 
 def loss_vs_tokens(
@@ -129,7 +119,9 @@ def loss_vs_tokens(
             ends = []
             for size, colour in colours.items():
                 rows = sample.size == size
-                panel.plot(sample.tokens[rows], (sample.loss - floor)[rows], "o", color=colour, ms=5, mec="white", mew=0.6)
+                panel.plot(
+                    sample.tokens[rows], (sample.loss - floor)[rows], "o", color=colour, ms=5, mec="white", mew=0.6
+                )
                 if group in fits:
                     x, y = _draw_curve(panel, fits[group], size, float(floor.mean()), colour)
                     ends.append((x, y, short(size), colour))
@@ -140,7 +132,7 @@ def loss_vs_tokens(
         return figure
 
 
-def _draw_curve(panel: Axes, fit: FitResult, size: float, floor: float, colour: object) -> tuple[float, float]:
+def _draw_curve(panel: Axes, fit: FitResult, size: float, floor: float, colour: Colour) -> tuple[float, float]:
     tokens = np.geomspace(*fit.tokens_range, 40)
     loss = fit.predict(size, tokens) - floor
     panel.plot(tokens, loss, color=colour, lw=1.6)
@@ -161,8 +153,15 @@ def _finish_tokens_panel(panel: Axes, group: str, sample: Sample, excess: bool) 
     elif sample.entropy is not None:
         known = float(sample.entropy.mean())
         panel.axhline(known, color=_INK, lw=1.1, ls=(0, (5, 3)))
-        panel.annotate(f"known entropy {known:.3f}", (0.02, known), xycoords=("axes fraction", "data"), xytext=(0, 4),
-                       textcoords="offset points", fontsize=9, color=_INK)
+        panel.annotate(
+            f"known entropy {known:.3f}",
+            (0.02, known),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            fontsize=9,
+            color=_INK,
+        )
 
 
 def loss_vs_compute(
@@ -181,8 +180,9 @@ def loss_vs_compute(
             colour = group_colour(group, study.groups)
             panels[0].plot(sample.compute, sample.loss, "o", color=colour, ms=4, alpha=0.4, mec="none")
             if group in fits:
-                x, y = _draw_frontier(panels[0], fits[group], colour)
-                ends.append((x, y, group, colour))
+                refused = group in study.refused
+                x, y = _draw_frontier(panels[0], fits[group], colour, "--" if refused else "-")
+                ends.append((x, y, f"{group} (refused)" if refused else group, colour))
         panels[0].set_xscale("log")
         panels[0].set_ylabel("validation loss (nats / token)")
         panels[0].set_title("lowest loss at each compute")
@@ -195,17 +195,16 @@ def loss_vs_compute(
         return figure
 
 
-def _draw_frontier(panel: Axes, fit: FitResult, colour: str) -> tuple[float, float]:
+def _draw_frontier(panel: Axes, fit: FitResult, colour: str, style: str) -> tuple[float, float]:
     compute = np.geomspace(*fit.compute_range, 60)
-    theta = fit.theta[None] if fit.draws is None else np.concatenate([fit.theta[None], fit.draws])
-    best = frontier(lambda n, d: fit.predict_draws(theta, n, d), compute, fit.cost, fit.size_range, fit.tokens_range)
-    log = np.log(best.loss)
+    log = frontier_curves(fit, compute)
     use = np.isfinite(log[0])
-    panel.plot(compute[use], best.loss[0][use], color=colour, lw=2)
-    if len(theta) > 1:
-        low, high = np.percentile(fit.widening * (log[1:, use] - log[:1, use]), [2.5, 97.5], axis=0)
-        panel.fill_between(compute[use], np.exp(log[0, use] + low), np.exp(log[0, use] + high), color=colour, alpha=0.17, lw=0)
-    return float(compute[use][-1]), float(best.loss[0][use][-1])
+    compute, log = compute[use], log[:, use]
+    panel.plot(compute, np.exp(log[0]), color=colour, lw=2, ls=style)
+    if len(log) > 1:
+        low, high = np.percentile(np.exp(log[1:]), [2.5, 97.5], axis=0)
+        panel.fill_between(compute, low, high, color=colour, alpha=0.17, lw=0)
+    return float(compute[-1]), float(np.exp(log[0, -1]))
 
 
 def _draw_differences(figure: Figure, panel: Axes, pairs: Sequence, study: Study) -> None:
@@ -223,12 +222,10 @@ def _draw_differences(figure: Figure, panel: Axes, pairs: Sequence, study: Study
     _label_ends(panel, ends, gap=0.08)
 
 
-def _forest_rows(study: Study) -> list[tuple[str, str]]:
-    return [(target, group) for target in study.targets for group in study.groups]
-
-
 def _draw_interval(panel: Axes, y: float, item: Interval, colour: str, marker: str, known: bool) -> None:
-    panel.plot([item.low, item.high], [y, y], color=colour, lw=1.6 if known else 1.0, ls="-" if known else (0, (1, 1.5)))
+    panel.plot(
+        [item.low, item.high], [y, y], color=colour, lw=1.6 if known else 1.0, ls="-" if known else (0, (1, 1.5))
+    )
     panel.plot([item.value], [y], marker, color=colour, mfc=colour if known else "white", ms=5.2, mew=1.2)
 
 
@@ -250,7 +247,7 @@ def _form_legend(figure: Figure, forms: Sequence[str], columns: int, extra: Sequ
 
 def exponents_forest(study: Study, narrow: bool = False) -> Figure:
     """alpha and beta with 95 % intervals for every data type, group and form; hollow and dotted: not identified."""
-    rows = _forest_rows(study)
+    rows = forest_rows(study)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _panels(2, narrow, 1.2 + 0.44 * len(rows), share=False)
         for panel, name in zip(axes, ("alpha", "beta"), strict=True):
@@ -272,7 +269,7 @@ def _reach(study: Study, name: str) -> float:
 
 def entropy_forest(study: Study, narrow: bool = False) -> Figure:
     """Fitted E with 95 % intervals beside the known entropy of the same evaluation tokens."""
-    rows = _forest_rows(study)
+    rows = forest_rows(study)
     fits = [f for f in study.fits if "E" in f.params]
     with matplotlib.rc_context(_STYLE):
         figure, (panel,) = _panels(1, narrow, 1.3 + 0.40 * len(rows))
@@ -304,7 +301,9 @@ def residuals(samples: dict[str, Sample], fits: dict[str, FitResult], narrow: bo
             panel.plot(observed, 100 * (np.array(fit.fitted) / observed - 1), "o", color=_FAINT, ms=4.5, mec="none")
             if held := fit.holdouts.get("size"):
                 seen = np.array(held.observed)
-                panel.plot(seen, 100 * (np.array(held.predicted) / seen - 1), "D", color=_HELD_OUT, mfc="white", ms=6, mew=1.5)
+                panel.plot(
+                    seen, 100 * (np.array(held.predicted) / seen - 1), "D", color=_HELD_OUT, mfc="white", ms=6, mew=1.5
+                )
             panel.set_title(f"{group}, {FORM_WORDS[fit.form].split(' (')[0]}")
             panel.set_xlabel("observed loss (nats / token)")
         _label_y(axes, narrow, "predicted - observed (%)")
@@ -332,10 +331,20 @@ def vision_plateau(table: RunTable, narrow: bool = False) -> Figure:
                 panel.plot(trunk[columns.tokens], trunk["colour_excess"], "-o", color=colour, ms=3.5, lw=1, alpha=0.9)
             crossed = rows[rows["run_id"].astype(str).isin(refused)]
             panel.plot(crossed[columns.tokens], crossed["colour_excess"], "x", color=_ALARM, ms=9, mew=2.2)
-            panel.plot([GATE_TOKENS, max(frame[columns.tokens].max(), 2 * GATE_TOKENS)], [GATE_NATS] * 2, color=_ALARM, lw=1.6)
+            panel.plot(
+                [GATE_TOKENS, max(frame[columns.tokens].max(), 2 * GATE_TOKENS)], [GATE_NATS] * 2, color=_ALARM, lw=1.6
+            )
             panel.plot([GATE_TOKENS] * 2, [GATE_NATS, GATE_NATS + 0.15], color=_ALARM, lw=1.6)
-            panel.annotate("gate: below 1 nat by 1M tokens", (1, GATE_NATS), xycoords=("axes fraction", "data"), ha="right",
-                           xytext=(0, 4), textcoords="offset points", fontsize=9, color=_ALARM)
+            panel.annotate(
+                "gate: below 1 nat by 1M tokens",
+                (1, GATE_NATS),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                xytext=(0, 4),
+                textcoords="offset points",
+                fontsize=9,
+                color=_ALARM,
+            )
             panel.set_title(f"{group}: {len(crossed)} refused of {len(rows)}")
             panel.set_xlabel("training tokens D")
             _log_axis(panel.xaxis, words=True)
@@ -347,12 +356,6 @@ def vision_plateau(table: RunTable, narrow: bool = False) -> Figure:
         return figure
 
 
-def _size_bar(panel: Axes, colours: dict[float, tuple[float, ...]]) -> None:
+def _size_bar(panel: Axes, colours: dict[float, Colour]) -> None:
     handles = [Line2D([], [], color=c, lw=2, label=short(size)) for size, c in colours.items()]
     panel.legend(handles=handles, fontsize=9, loc="upper right", ncols=3, handlelength=1.2, columnspacing=1.0)
-
-
-def sample_map(table: RunTable, target: str) -> dict[str, Sample]:
-    """The usable rows of every group that has some, by group."""
-    found = {group: table.sample(group, target)[0] for group in table.groups}
-    return {group: sample for group, sample in found.items() if len(sample)}

@@ -1,19 +1,18 @@
-"""The report page: verdicts with interval and validated range first, then pictures, tables, what was left out, provenance."""
+"""The report page: verdicts with interval and range first, then pictures, tables, what was left out, provenance."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import scipy
-from matplotlib.figure import Figure
 
-from analysis import answers, page, plots
+from analysis import answers, gallery, page
 from analysis.allocate import best_splits
 from analysis.notation import compute_text, parameter, scale_with_interval, with_interval
 from analysis.result import FitResult
@@ -21,7 +20,7 @@ from analysis.study import Study, entropy_verdict
 from analysis.table import RunTable, load
 from analysis.verdicts import forms_text, headline, interval_text, multiplier_text, tested_text
 
-Rows = RunTable | str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame
+Rows: TypeAlias = RunTable | str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame
 
 
 def write_report(
@@ -38,7 +37,7 @@ def write_report(
         f"<h1>{escape(title)}</h1>",
         page.paragraph(_subtitle(fits, date), "soft"),
         page.section("Verdicts", *answers.cards(table, fits)),
-        page.section("Pictures", *_pictures(table, fits)),
+        page.section("Pictures", *gallery.pictures(table, fits)),
         page.section("Groups at equal compute", _comparison_table(fits)),
         page.section("The laws", *_fit_tables(fits)),
         page.section("Best split of a budget", *_split_table(fits)),
@@ -70,63 +69,18 @@ def _subtitle(study: Study, date: str) -> str:
     return f"{text}; {date}" if date else text
 
 
-def _pictures(table: RunTable, study: Study) -> list[str]:
-    target = study.targets[0]
-    samples = plots.sample_map(table, target)
-    fits = {g: f for g in samples if (f := study.main_form(g, target)) is not None}
-    samples = {g: s for g, s in samples.items() if g in fits}
-    found = [
-        _picture(
-            f"Loss against compute, {target}",
-            "Points are runs, lines the lowest loss the fitted law reaches at each compute inside the tested sizes and "
-            "tokens. The lower panel is the verdict: a band that stays on one side of 0 is a resolved difference.",
-            lambda narrow: plots.loss_vs_compute(samples, fits, study, target, narrow),
-        ),
-        _picture(
-            f"Loss against tokens, {target}",
-            "One colour per model size (parameters at the end of each line). Bands: 95 % interval of the fitted law.",
-            lambda narrow: plots.loss_vs_tokens(samples, fits, False, narrow),
-        ),
-    ]
-    if all(s.entropy is not None for s in samples.values()):
-        found.append(_picture(
-            f"Excess over the known entropy, {target}",
-            "The same on logarithmic axes after subtracting the entropy of the same evaluation tokens: a power law in "
-            "tokens alone would be straight.",
-            lambda narrow: plots.loss_vs_tokens(samples, fits, True, narrow),
-        ))
-    found.append(_picture(
-        "Exponents", "95 % intervals. The interaction form has local slopes at the centre of the runs, not limits.",
-        lambda narrow: plots.exponents_forest(study, narrow),
-    ))
-    if any("E" in f.params for f in study.fits):
-        found.append(_picture(
-            "Fitted E and the known entropy",
-            "A fit that covers the black bar agrees with the truth; a dotted one says nothing about E.",
-            lambda narrow: plots.entropy_forest(study, narrow),
-        ))
-    found.append(_picture(
-        f"Residuals, {target}", "Diamonds: rows of the largest size, predicted by a fit that never saw that size.",
-        lambda narrow: plots.residuals(samples, fits, narrow),
-    ))
-    if "colour_excess" in table.every_row and table.every_row["colour_excess"].notna().any():
-        found.append(_picture(
-            "Vision plateau",
-            "Loss on colour words above their entropy. A run above the gate has not learned to look; crosses were refused.",
-            lambda narrow: plots.vision_plateau(table, narrow),
-        ))
-    return found
-
-
-def _picture(title: str, caption: str, draw: Callable[[bool], Figure]) -> str:
-    return page.picture(title, caption, plots.to_svg(draw(False)), plots.to_svg(draw(True)))
-
-
 def _comparison_table(study: Study) -> str:
     header = ("target", "pair", "verdict", "95 % interval", "compute for equal loss", "tested range", "other forms")
     rows = [
-        (c.target, f"{c.left} / {c.right}", headline(c), interval_text(c), multiplier_text(c) or "-", tested_text(c),
-         forms_text(c) or ("agree" if c.status == "ok" else "-"))
+        (
+            c.target,
+            f"{c.left} / {c.right}",
+            headline(c),
+            interval_text(c),
+            multiplier_text(c) or "-",
+            tested_text(c),
+            forms_text(c) or ("agree" if c.status == "ok" else "-"),
+        )
         for c in study.comparisons
     ]
     return page.table(header, rows) if rows else ""
@@ -135,8 +89,25 @@ def _comparison_table(study: Study) -> str:
 def _fit_tables(study: Study) -> list[str]:
     formulas = {f.form: f"{f.form}: {f.shape.formula} ({f.shape.source})" for f in study.fits}
     parts = [page.paragraph(text, "soft") for text in formulas.values()]
-    header = ("group", "form", "E", "known entropy", "A or K", "alpha", "B", "beta", "gamma", "a (N* ~ C^a)", "R2 ln excess",
-              "R2 ln loss", "held-out size", "held-out tokens", "rows / trunks", "status", "E against the truth")
+    header = (
+        "group",
+        "form",
+        "E",
+        "known entropy",
+        "A or K",
+        "alpha",
+        "B",
+        "beta",
+        "gamma",
+        "a (N* ~ C^a)",
+        "R2 ln excess",
+        "R2 ln loss",
+        "held-out size",
+        "held-out tokens",
+        "rows / trunks",
+        "status",
+        "E against the truth",
+    )
     for target in study.targets:
         rows = [_fit_row(fit) for fit in study.fits if fit.target == target]
         parts += [f"<h3>{escape(target)}</h3>", page.table(header, rows, wrap=("E against the truth",))]
@@ -180,8 +151,16 @@ def _split_table(study: Study) -> list[str]:
             continue
         for split in best_splits(fit, np.geomspace(*fit.compute_range, 5)[1:-1]):
             edge = "at the edge of the tested sizes: a bound" if split.at_edge else ""
-            rows.append((group, compute_text(split.compute), scale_with_interval(split.size),
-                         scale_with_interval(split.tokens), with_interval(split.loss), edge))
+            rows.append(
+                (
+                    group,
+                    compute_text(split.compute),
+                    scale_with_interval(split.size),
+                    scale_with_interval(split.tokens),
+                    with_interval(split.loss),
+                    edge,
+                )
+            )
     header = ("group", "compute (FLOPs)", "parameters N*", "tokens D*", f"loss, {target}", "note")
     note = "Inside the tested compute only; with the FLOPs of these runs, not 6ND."
     return [page.paragraph(note, "soft"), page.table(header, rows)] if rows else []
@@ -193,40 +172,45 @@ def _left_out(study: Study) -> list[str]:
     if not rows:
         return [page.paragraph("Nothing: every row of the table is in every fit.")]
     listing = page.table(("run or fit", "group", "left out of", "reason"), rows, wrap=("reason",))
-    return [page.paragraph(f"{len(rows)} entries, each with its reason."), f"<details><summary>list</summary>{listing}</details>"]
+    return [
+        page.paragraph(f"{len(rows)} entries, each with its reason."),
+        f"<details><summary>list</summary>{listing}</details>",
+    ]
+
+
+_METHOD = (
+    "Not identified means that the interval or the profile runs into a bound, or spans a factor above 8: the number "
+    "beside it is then where the optimiser stopped, not a result. With losses far above E a free E trades against "
+    "the exponents, so the fits with E known are the ones to read exponents from.",
+    "Differences at equal compute carry a band that covers the whole curve at once, per pair and target, not over "
+    "pairs. No verdict is given outside the compute both groups were run at. When some runs of a group sit on the "
+    "vision plateau the comparison is refused, since those that escaped would be a selection by outcome.",
+)
 
 
 def _method(study: Study) -> list[str]:
     fit = study.fits[0]
     methods = sorted({f.ci_method for f in study.fits})
     delta = "squared error" if fit.delta is None else f"{fit.delta_rule}, here {fit.delta:.2g} for the first fit"
-    return [
-        page.paragraph(
-            f"Objective: the sum over rows of a Huber loss of ln L (form known: of ln(L - E)), delta {delta}. Global start by "
-            "variable projection over centred logarithms, polished by Newton's method with exact derivatives."
-        ),
-        page.paragraph(f"Intervals ({study.bootstrap_draws} resamples): {'; '.join(methods)}."),
-        page.paragraph(
-            "Not identified means that the interval or the profile runs into a bound, or spans a factor above 8: the number "
-            "beside it is then where the optimiser stopped, not a result. With losses far above E a free E trades against "
-            "the exponents, so the fits with E known are the ones to read exponents from."
-        ),
-        page.paragraph(
-            "Differences at equal compute carry a band that covers the whole curve at once, per pair and target, not over "
-            "pairs. No verdict is given outside the compute both groups were run at. When some runs of a group sit on the "
-            "vision plateau the comparison is refused, since those that escaped would be a selection by outcome."
-        ),
-    ]
+    objective = (
+        f"Objective: the sum over rows of a Huber loss of ln L (form known: of ln(L - E)), delta {delta}. Global start "
+        "by variable projection over centred logarithms, polished by Newton's method with exact derivatives."
+    )
+    intervals = f"Intervals ({study.bootstrap_draws} resamples): {'; '.join(methods)}."
+    return [page.paragraph(text) for text in (objective, intervals, *_METHOD)]
 
 
 def _provenance(study: Study, date: str, command: str) -> str:
+    columns, seconds = study.columns, sum(f.seconds_fit + f.seconds_bootstrap for f in study.fits)
+    names = f"N {columns.size}, D {columns.tokens}, C {columns.compute}, trunks {columns.cluster}"
+    libraries = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     rows = [
         ("rows", f"{study.rows_used} of {study.rows_read} from {study.source}"),
-        ("columns", f"N {study.columns.size}, D {study.columns.tokens}, C {study.columns.compute}, trunks {study.columns.cluster}"),
+        ("columns", names),
         ("digest of the first fit's rows", study.fits[0].digest),
         ("resamples, seed", f"{study.bootstrap_draws}, {study.seed}"),
-        ("versions", f"{study.version}, Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"),
-        ("seconds to fit", f"{sum(f.seconds_fit + f.seconds_bootstrap for f in study.fits):.1f} for {len(study.fits)} fits"),
+        ("versions", f"{study.version}, {libraries}"),
+        ("seconds to fit", f"{seconds:.1f} for {len(study.fits)} fits"),
         ("date", date or "-"),
         ("command", command or "-"),
     ]

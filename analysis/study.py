@@ -125,10 +125,16 @@ def fit_study(
             noise = pooled_noise(points) if draws else None
             for fit, sample in points:
                 fit = bootstrap(fit, sample, draws, seed, method, noise) if draws else fit
-                exclusions += [Exclusion(run, fit.group, f"{target}, form {form}", "excess", _EXCESS) for run in fit.excluded]
+                exclusions += [
+                    Exclusion(run, fit.group, f"{target}, form {form}", "excess", _EXCESS) for run in fit.excluded
+                ]
                 held, failed = _hold_out(sample, fit, delta)
                 fits.append(replace(fit, holdouts=held))
                 skipped += failed
+    order = {
+        key: i for i, key in enumerate((t, g, f) for t in table.columns.targets for g in table.groups for f in forms)
+    }
+    fits.sort(key=lambda fit: order[fit.target, fit.group, fit.form])
     refused = refused_runs(table)
     comparisons = compare_all(fits, table.groups, table.columns.targets, refused) if draws else []
     return Study(
@@ -177,8 +183,10 @@ def entropy_verdict(fit: FitResult) -> str:
     if fit.known_entropy is None:
         return "the truth is unknown"
     item, true = fit.ci.get("E"), fit.known_entropy
-    lowest = "" if fit.min_excess_ratio is None else (
-        f"the lowest loss reached is still {100 * fit.min_excess_ratio:.0f} % above E, so E is an extrapolation"
+    lowest = (
+        ""
+        if fit.min_excess_ratio is None
+        else (f"the lowest loss reached is still {100 * fit.min_excess_ratio:.0f} % above E, so E is an extrapolation")
     )
     if item is None:
         return f"no interval (no bootstrap); {lowest}"

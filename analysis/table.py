@@ -1,4 +1,4 @@
-"""Rows in, samples out: which columns are N, D, C and the loss, and why a row was left out. Nothing is dropped silently."""
+"""Rows in, samples out: which columns are N, D, C and the loss, and why a row was left out, if it was."""
 
 from __future__ import annotations
 
@@ -186,7 +186,8 @@ def load(
     excluded = {index for index, _, _ in reasons}
     kept = frame.drop(index=sorted(excluded)).reset_index(drop=True)
     exclusions = tuple(
-        Exclusion(str(frame["run_id"][i]), str(frame[columns.group][i]), "all", kind, reason) for i, kind, reason in reasons
+        Exclusion(str(frame["run_id"][i]), str(frame[columns.group][i]), "all", kind, reason)
+        for i, kind, reason in reasons
     )
     if kept.empty:
         first = "; ".join(f"{e.run_id}: {e.reason}" for e in exclusions[:3])
@@ -208,7 +209,9 @@ def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Colu
     if columns.compute not in frame.columns:
         if columns.compute != Columns.compute:
             raise TableError(f"no column {columns.compute!r} for --c; the columns are: {available}")
-        product = pd.to_numeric(frame[columns.size], errors="coerce") * pd.to_numeric(frame[columns.tokens], errors="coerce")
+        product = pd.to_numeric(frame[columns.size], errors="coerce") * pd.to_numeric(
+            frame[columns.tokens], errors="coerce"
+        )
         frame["6ND"] = 6.0 * product
         columns = replace(columns, compute="6ND")
     if "run_id" not in frame.columns:
@@ -240,7 +243,11 @@ def _row_reasons(frame: pd.DataFrame, columns: Columns, min_tokens: float) -> It
     for name, values in numbers.items():
         frame[name] = values
     for i in range(len(frame)):
-        bad = [f"{name} is {values[i]}" for name, values in numbers.items() if not (np.isfinite(values[i]) and values[i] > 0)]
+        bad = [
+            f"{name} is {values[i]}"
+            for name, values in numbers.items()
+            if not (np.isfinite(values[i]) and values[i] > 0)
+        ]
         if bad:
             yield i, "value", f"{bad[0]}, a positive number is needed"
         elif repeated[i]:

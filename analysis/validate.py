@@ -23,7 +23,9 @@ def holdout(sample: Sample, form: str, by: str = "size", delta: float | str = "a
     values = usable.size if by == "size" else usable.tokens
     levels = np.unique(values)
     if len(levels) < 3:
-        raise FitError(f"{sample.group}/{sample.target}: {len(levels)} distinct values; holding out the largest needs 3")
+        raise FitError(
+            f"{sample.group}/{sample.target}: {len(levels)} distinct values; holding out the largest needs 3"
+        )
     hidden = values == levels[-1]
     fit = fit_law(usable.where(~hidden), form, delta, check=False)
     rows = usable.where(hidden)

@@ -41,7 +41,7 @@ class Comparison:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
         """Read back from JSON."""
-        data = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        data: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         for name in ("crossing", "multiplier"):
             data[name] = None if data[name] is None else Interval(**data[name])
         return cls(**data)
@@ -86,22 +86,25 @@ def headline(c: Comparison) -> str:
         case "crossing":
             assert c.crossing is not None
             return f"{first} lower below {compute_text(c.crossing.value)} FLOPs, {second} above"
-    return f"{first} lower than {second}"
+    return f"{first} reaches a lower loss than {second}"
+
+
+def difference_text(c: Comparison) -> tuple[str, str]:
+    """(what is measured, number with its 95 % band): how far the higher group lies above the lower, and where."""
+    if c.outcome == "crossing" and c.crossing is not None:
+        return "compute at which they cross", f"{with_interval_of_compute(c.crossing)} FLOPs"
+    lower, higher = order(c)
+    flip, at = (1.0 if lower == c.left else -1.0), shown_at(c)
+    low, high = sorted((flip * c.low[at], flip * c.high[at]))
+    number = (
+        f"{percent(flip * c.difference[at])} [{percent(low)}, {percent(high)}] at {compute_text(c.compute[at])} FLOPs"
+    )
+    return f"loss of {higher} over {lower}", number
 
 
 def interval_text(c: Comparison) -> str:
-    """The difference of the second to the first group in per cent of loss with its 95 % band, and where."""
-    if c.status != "ok":
-        return "-"
-    if c.outcome == "crossing" and c.crossing is not None:
-        return f"crossing at {with_interval_of_compute(c.crossing)} FLOPs"
-    flip, other = (-1.0, c.left) if order(c)[0] == c.right else (1.0, c.right)
-    at = shown_at(c)
-    low, high = sorted((flip * c.low[at], flip * c.high[at]))
-    return (
-        f"{other} {percent(flip * c.difference[at])} [{percent(low)}, {percent(high)}] loss at "
-        f"{compute_text(c.compute[at])} FLOPs"
-    )
+    """The measured difference in one line, "-" where there is none."""
+    return ": ".join(difference_text(c)) if c.status == "ok" else "-"
 
 
 def with_interval_of_compute(item: Interval) -> str:

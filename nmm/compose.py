@@ -33,8 +33,12 @@ def compose(overrides: Sequence[str], config_module: str = CONFIG_MODULE) -> Run
 
 
 def explain(error: BaseException) -> str:
-    """Hydra puts the useful half (which key, which options exist) into the cause."""
-    parts = [str(error).strip()]
-    if error.__cause__ is not None and str(error.__cause__).strip() not in parts[0]:
-        parts.append(str(error.__cause__).strip())
-    return "; ".join(" ".join(part.split()) for part in parts)
+    """One line. Hydra puts the useful half (which key, which options exist) into the cause, and advice that is no help
+    here (``+key`` is refused as well) and search paths into the text.
+    """
+    texts = [str(error)]
+    if error.__cause__ is not None and str(error.__cause__).strip() not in texts[0]:
+        texts.append(str(error.__cause__))
+    lines = [" ".join(line.split()) for text in texts for line in text.splitlines()]
+    noise = ("To append to your config", "full_key:", "object_type=", "Config search path", "provider=", "See https:")
+    return " ".join(line for line in lines if line and not line.startswith(noise))

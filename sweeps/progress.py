@@ -148,6 +148,8 @@ class Display:
         counts = self.schedule.counts()
         shown = ["done", "running", *(n for n in ("failed", "blocked", "diverged") if counts[n])]
         states = ", ".join(f"{counts[name]} {name}" for name in shown)
+        if not (self.tracker.running or self.tracker.tokens_done):
+            return f"{states} of {counts['total']} runs | workers are starting"
         rate, left = self.tracker.tokens_per_second(), self.tracker.seconds_left(self.schedule)
         return f"{states} of {counts['total']} runs | {big(rate)} tokens/s | about {duration(left)} left"
 

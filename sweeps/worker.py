@@ -107,14 +107,17 @@ class _Inbox:
 
 
 def _serve(runner: Runner, jobs_in: IO[str], events_out: IO[str]) -> int:
-    inbox = _Inbox(jobs_in)
+    inbox, served = _Inbox(jobs_in), 0
     while (job := inbox.jobs.get()) is not None:
         event = run_job(runner, job)
         inbox.add(-1)
         _send(events_out, event)
         if event["event"] == "interrupted":
             return 128 + signal.SIGTERM
-        gc.collect()
+        gc.collect()  # a trainer and its model hold each other: free them before the next run needs the room
+        served += 1
+        if served == 1:
+            gc.freeze()  # what the imports and the first run left for good need not be searched after every run
     return 0
 
 
@@ -122,7 +125,7 @@ def run_job(runner: Runner, job: dict[str, Any]) -> dict[str, Any]:
     """Execute one job and turn whatever happens into one event."""
     run, began = job["run_id"], time.monotonic()
     _stop_on_sigterm()  # a runner may have left its own handler
-    print(f"--- {run}", file=sys.stderr, flush=True)
+    print(f"--- {run}: begins", file=sys.stderr, flush=True)
     try:
         record = runner(from_dict(job["config"]), Path(job["directory"]))
     except (SystemExit, KeyboardInterrupt):
@@ -130,7 +133,9 @@ def run_job(runner: Runner, job: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # one run's crash must not end the worker: report it, go on
         _log_traceback(error)
         return {"event": "failed", "run_id": run, "error": summarize(error)}
-    return {"event": "done", "run_id": run, "status": record.get("status"), "seconds": time.monotonic() - began}
+    seconds = time.monotonic() - began
+    print(f"--- {run}: {record.get('status')} after {seconds:.2f} s", file=sys.stderr, flush=True)
+    return {"event": "done", "run_id": run, "status": record.get("status"), "seconds": seconds}
 
 
 def summarize(error: BaseException) -> str:

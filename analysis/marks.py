@@ -1,0 +1,40 @@
+"""What the pictures share: colours, markers, words, and which rows go where. No drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.study import Study
+from analysis.table import RunTable, Sample
+
+Colour = tuple[float, float, float, float]
+GROUP_COLOURS = {"early": "#0072B2", "late": "#D55E00", "moe": "#007D5C"}
+_OTHER_COLOURS = ("#CC79A7", "#B8860B", "#56B4E9", "#000000")
+FORM_MARKERS = {"known": "o", "free": "s", "interaction": "D"}
+FORM_WORDS = {"known": "E known", "free": "E free", "interaction": "N-D interaction (local slopes)"}
+GATE_NATS, GATE_TOKENS = 1.0, 1e6
+
+
+def group_colour(group: str, groups: Sequence[str]) -> str:
+    """A fixed colour for early, late and moe, the next free one for any other group."""
+    others = [g for g in groups if g not in GROUP_COLOURS]
+    return GROUP_COLOURS.get(group) or _OTHER_COLOURS[others.index(group) % len(_OTHER_COLOURS)]
+
+
+def short(value: float) -> str:
+    """19k, 1.2M, 3.4B."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def sample_map(table: RunTable, target: str) -> dict[str, Sample]:
+    """The usable rows of every group that has some, by group."""
+    found = {group: table.sample(group, target)[0] for group in table.groups}
+    return {group: sample for group, sample in found.items() if len(sample)}
+
+
+def forest_rows(study: Study) -> list[tuple[str, str]]:
+    """(target, group) from top to bottom."""
+    return [(target, group) for target in study.targets for group in study.groups]
