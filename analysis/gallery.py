@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
-from analysis import marks, page, plots
+from analysis import forest, marks, page, plots
 from analysis.study import Study
 from analysis.table import RunTable
 
@@ -18,7 +16,7 @@ class Picture:
 
     title: str
     caption: str
-    draw: Callable[[bool], Figure]
+    draw: Callable[[bool], plots.Figure]
 
     def html(self) -> str:
         """Both layouts, embedded."""
@@ -71,20 +69,20 @@ def _of_fits(table: RunTable, study: Study) -> list[Picture]:
         Picture(
             "Exponents",
             "95 % intervals. The interaction form has local slopes at the centre of the runs, not limits.",
-            lambda narrow: plots.exponents_forest(study, narrow),
+            lambda narrow: forest.exponents_forest(study, narrow),
         )
     ]
     if any("E" in fit.params for fit in study.fits):
         entropy = Picture(
             "Fitted E and the known entropy",
             "A fit that covers the black bar agrees with the truth; a dotted one says nothing about E.",
-            lambda narrow: plots.entropy_forest(study, narrow),
+            lambda narrow: forest.entropy_forest(study, narrow),
         )
         found.append(entropy)
     if "colour_excess" in table.every_row and table.every_row["colour_excess"].notna().any():
         plateau = Picture(
             "Vision plateau",
-            "Loss on colour words above their entropy. A run above the gate has not learned to look; crosses are refused.",
+            "Loss on colour words above their entropy. A run above the gate has not learned to look; crosses: refused.",
             lambda narrow: plots.vision_plateau(table, narrow),
         )
         found.append(plateau)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from analysis.study import Study
 from analysis.table import RunTable, Sample
@@ -38,3 +40,17 @@ def sample_map(table: RunTable, target: str) -> dict[str, Sample]:
 def forest_rows(study: Study) -> list[tuple[str, str]]:
     """(target, group) from top to bottom."""
     return [(target, group) for target in study.targets for group in study.groups]
+
+
+# Viridis from light to dark, at eight equal steps between 0.82 and 0.05.
+_RAMP = ((0.64, 0.86, 0.21), (0.41, 0.80, 0.36), (0.23, 0.72, 0.45), (0.13, 0.62, 0.53), (0.13, 0.53, 0.55),
+         (0.18, 0.42, 0.56), (0.24, 0.30, 0.54), (0.28, 0.12, 0.42))  # fmt: skip
+
+
+def size_colours(sizes: Iterable[float]) -> dict[float, Colour]:
+    """A colour per distinct size, light for the smallest, dark for the largest."""
+    ordered = sorted(set(sizes))
+    places = np.linspace(0, len(_RAMP) - 1, len(ordered))
+    steps = np.arange(len(_RAMP))
+    channels = [np.interp(places, steps, [colour[c] for colour in _RAMP]) for c in range(3)]
+    return {size: (float(r), float(g), float(b), 1.0) for size, r, g, b in zip(ordered, *channels, strict=True)}

@@ -6,8 +6,9 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; sizes go
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,18 +19,26 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.allocate import frontier_curves
-from analysis.marks import FORM_MARKERS, FORM_WORDS, GATE_NATS, GATE_TOKENS, Colour, forest_rows, group_colour, short
-from analysis.result import FitResult, Interval
+from analysis.marks import (
+    FORM_WORDS,
+    GATE_NATS,
+    GATE_TOKENS,
+    Colour,
+    group_colour,
+    short,
+    size_colours,
+)
+from analysis.result import FitResult
 from analysis.study import Study
 from analysis.table import RunTable, Sample
 
-_INK, _FAINT, _HELD_OUT, _ALARM = "#222222", "#8a8a8a", "#7B3294", "#C00000"
+INK, _FAINT, _HELD_OUT, _ALARM = "#222222", "#8a8a8a", "#7B3294", "#C00000"
 _STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.grid": True,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.7,
@@ -43,15 +52,27 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def styled() -> AbstractContextManager[None]:
+    """The style of every picture."""
+    return matplotlib.rc_context(_STYLE)
+
+
+def legend(figure: Figure, entries: Sequence[dict[str, Any]], columns: int) -> None:
+    """A legend above the panels; an entry holds the keywords of a line and its ``label``."""
+    handles = [Line2D([], [], **entry) for entry in entries]
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9.5, handlelength=2.4)
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as an SVG document, text drawn as outlines, the same bytes for the same figure."""
     stream = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with styled():
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
 
 
-def _panels(count: int, narrow: bool, height: float, share: bool = True) -> tuple[Figure, list[Axes]]:
+def panels(count: int, narrow: bool, height: float, share: bool = True) -> tuple[Figure, list[Axes]]:
+    """An empty figure with ``count`` panels in a row, or stacked when narrow; height in inches per panel."""
     columns = 1 if narrow else count
     rows = count // columns
     size = (4.3, height * rows) if narrow else (10.6, height)
@@ -64,12 +85,6 @@ def _panels(count: int, narrow: bool, height: float, share: bool = True) -> tupl
 def _label_y(axes: Sequence[Axes], narrow: bool, text: str) -> None:
     for panel in axes if narrow else axes[:1]:
         panel.set_ylabel(text)
-
-
-def _size_colours(sizes: Iterable[float]) -> dict[float, Colour]:
-    ordered = sorted(set(sizes))
-    ramp = matplotlib.colormaps["viridis_r"](np.linspace(0.18, 0.95, len(ordered)))
-    return {size: cast(Colour, tuple(map(float, colour))) for size, colour in zip(ordered, ramp, strict=True)}
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Colour | str]], gap: float = 0.062) -> None:
@@ -109,11 +124,11 @@ def loss_vs_tokens(
 
     Points are runs, lines the fitted law at each size, bands its 95 % interval where the fit has draws.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panels(len(samples), narrow, 3.9)
+    with styled():
+        figure, axes = panels(len(samples), narrow, 3.9)
         for panel, (group, sample) in zip(axes, samples.items(), strict=True):
             floor = sample.entropy if excess and sample.entropy is not None else np.zeros(len(sample))
-            colours = _size_colours(sample.size)
+            colours = size_colours(sample.size)
             panel.set_xscale("log")
             panel.set_yscale("log" if excess else "linear")
             ends = []
@@ -152,7 +167,7 @@ def _finish_tokens_panel(panel: Axes, group: str, sample: Sample, excess: bool) 
         panel.yaxis.set_minor_formatter(NullFormatter())
     elif sample.entropy is not None:
         known = float(sample.entropy.mean())
-        panel.axhline(known, color=_INK, lw=1.1, ls=(0, (5, 3)))
+        panel.axhline(known, color=INK, lw=1.1, ls=(0, (5, 3)))
         panel.annotate(
             f"known entropy {known:.3f}",
             (0.02, known),
@@ -160,7 +175,7 @@ def _finish_tokens_panel(panel: Axes, group: str, sample: Sample, excess: bool) 
             xytext=(0, 4),
             textcoords="offset points",
             fontsize=9,
-            color=_INK,
+            color=INK,
         )
 
 
@@ -169,7 +184,7 @@ def loss_vs_compute(
 ) -> Figure:
     """Runs and fitted frontier of every group against FLOPs, and under it the difference to the first group."""
     pairs = [c for c in study.comparisons if c.target == target and c.status == "ok" and c.left == study.groups[0]]
-    with matplotlib.rc_context(_STYLE):
+    with styled():
         count = 2 if pairs else 1
         size = (4.3, 3.6 * count) if narrow else (9.0, 3.4 * count)
         figure = Figure(figsize=size, layout="constrained")
@@ -214,7 +229,7 @@ def _draw_differences(figure: Figure, panel: Axes, pairs: Sequence, study: Study
         panel.plot(pair.compute, pair.difference, color=colour, lw=2)
         panel.fill_between(pair.compute, pair.low, pair.high, color=colour, alpha=0.17, lw=0)
         ends.append((pair.compute[-1], pair.difference[-1], pair.right, colour))
-    panel.axhline(0, color=_INK, lw=1)
+    panel.axhline(0, color=INK, lw=1)
     panel.set_ylabel(f"loss against {pairs[0].left} (%)")
     panel.set_title(f"difference at equal compute\n(above 0: {pairs[0].left} is better)")
     panel.yaxis.set_major_locator(MaxNLocator(6))
@@ -222,82 +237,16 @@ def _draw_differences(figure: Figure, panel: Axes, pairs: Sequence, study: Study
     _label_ends(panel, ends, gap=0.08)
 
 
-def _draw_interval(panel: Axes, y: float, item: Interval, colour: str, marker: str, known: bool) -> None:
-    panel.plot(
-        [item.low, item.high], [y, y], color=colour, lw=1.6 if known else 1.0, ls="-" if known else (0, (1, 1.5))
-    )
-    panel.plot([item.value], [y], marker, color=colour, mfc=colour if known else "white", ms=5.2, mew=1.2)
-
-
-def _forest_axis(panel: Axes, rows: list[tuple[str, str]], labels: bool) -> None:
-    panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.set_yticks(range(len(rows)), [f"{target}  {group}" for target, group in rows] if labels else [])
-    panel.tick_params(axis="y", length=0)
-    panel.grid(axis="y", visible=False)
-    for i in range(1, len(rows)):
-        if rows[i][0] != rows[i - 1][0]:
-            panel.axhline(i - 0.5, color="#c8c8c8", lw=0.8)
-
-
-def _form_legend(figure: Figure, forms: Sequence[str], columns: int, extra: Sequence[Line2D] = ()) -> None:
-    handles = [Line2D([], [], color=_INK, marker=FORM_MARKERS[f], ms=5.2, lw=1.6, label=FORM_WORDS[f]) for f in forms]
-    handles.append(Line2D([], [], color=_INK, marker="o", mfc="white", ls=(0, (1, 1.5)), lw=1, label="not identified"))
-    figure.legend(handles=[*handles, *extra], loc="outside upper center", ncols=columns, fontsize=9.5, handlelength=2.4)
-
-
-def exponents_forest(study: Study, narrow: bool = False) -> Figure:
-    """alpha and beta with 95 % intervals for every data type, group and form; hollow and dotted: not identified."""
-    rows = forest_rows(study)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panels(2, narrow, 1.2 + 0.44 * len(rows), share=False)
-        for panel, name in zip(axes, ("alpha", "beta"), strict=True):
-            for fit in study.fits:
-                y = rows.index((fit.target, fit.group)) + {"known": -0.24, "free": 0.0, "interaction": 0.24}[fit.form]
-                item = fit.ci.get(name, Interval(fit.params[name], fit.params[name], fit.params[name]))
-                known = name not in fit.unidentified
-                _draw_interval(panel, y, item, group_colour(fit.group, study.groups), FORM_MARKERS[fit.form], known)
-            _forest_axis(panel, rows, labels=narrow or name == "alpha")
-            panel.set_xlabel(f"{name}, exponent of {'parameters N' if name == 'alpha' else 'tokens D'}")
-            panel.set_xlim(0, min(1.6, 1.05 * max(_reach(study, name), 0.3)))
-        _form_legend(figure, [f for f in FORM_MARKERS if any(x.form == f for x in study.fits)], 1 if narrow else 4)
-        return figure
-
-
-def _reach(study: Study, name: str) -> float:
-    return max(f.ci[name].high if name in f.ci else f.params[name] for f in study.fits)
-
-
-def entropy_forest(study: Study, narrow: bool = False) -> Figure:
-    """Fitted E with 95 % intervals beside the known entropy of the same evaluation tokens."""
-    rows = forest_rows(study)
-    fits = [f for f in study.fits if "E" in f.params]
-    with matplotlib.rc_context(_STYLE):
-        figure, (panel,) = _panels(1, narrow, 1.3 + 0.40 * len(rows))
-        for fit in fits:
-            row = rows.index((fit.target, fit.group))
-            item = fit.ci.get("E", Interval(fit.params["E"], fit.params["E"], fit.params["E"]))
-            y, known = row + (-0.16 if fit.form == "free" else 0.16), "E" not in fit.unidentified
-            _draw_interval(panel, y, item, group_colour(fit.group, study.groups), FORM_MARKERS[fit.form], known)
-            if fit.known_entropy is not None:
-                panel.plot([fit.known_entropy] * 2, [row - 0.42, row + 0.42], color=_INK, lw=2.2)
-        _forest_axis(panel, rows, labels=True)
-        panel.set_xlim(left=0)
-        panel.set_xlabel("E (nats / token)")
-        bar = Line2D([], [], color=_INK, marker="|", ms=11, mew=2.2, ls="", label="known entropy")
-        _form_legend(figure, [f for f in FORM_MARKERS if any(x.form == f for x in fits)], 1 if narrow else 4, [bar])
-        return figure
-
-
 def residuals(samples: dict[str, Sample], fits: dict[str, FitResult], narrow: bool = False) -> Figure:
     """(predicted - observed) / observed against observed loss: fitted rows, and rows of the largest size held out."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panels(len(fits), narrow, 3.4)
+    with styled():
+        figure, axes = panels(len(fits), narrow, 3.4)
         for panel, (group, fit) in zip(axes, fits.items(), strict=True):
             sample = samples[group]
             usable = np.isin(np.array(sample.run_ids), fit.excluded, invert=True)
             observed = sample.loss[usable]
             panel.axhspan(-2, 2, color="#eeeeee", lw=0, zorder=0)
-            panel.axhline(0, color=_INK, lw=1)
+            panel.axhline(0, color=INK, lw=1)
             panel.plot(observed, 100 * (np.array(fit.fitted) / observed - 1), "o", color=_FAINT, ms=4.5, mec="none")
             if held := fit.holdouts.get("size"):
                 seen = np.array(held.observed)
@@ -307,12 +256,19 @@ def residuals(samples: dict[str, Sample], fits: dict[str, FitResult], narrow: bo
             panel.set_title(f"{group}, {FORM_WORDS[fit.form].split(' (')[0]}")
             panel.set_xlabel("observed loss (nats / token)")
         _label_y(axes, narrow, "predicted - observed (%)")
-        handles = [
-            Line2D([], [], color=_FAINT, marker="o", ls="", label="fitted rows"),
-            Line2D([], [], color=_HELD_OUT, marker="D", mfc="white", mew=1.5, ls="", label="largest size, held out"),
-            Line2D([], [], color="#dddddd", lw=8, label="within 2 %"),
+        entries: list[dict[str, Any]] = [
+            {"color": _FAINT, "marker": "o", "ls": "", "label": "fitted rows"},
+            {
+                "color": _HELD_OUT,
+                "marker": "D",
+                "mfc": "white",
+                "mew": 1.5,
+                "ls": "",
+                "label": "largest size, held out",
+            },
+            {"color": "#dddddd", "lw": 8, "label": "within 2 %"},
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=1 if narrow else 3, fontsize=9.5)
+        legend(figure, entries, 1 if narrow else 3)
         return figure
 
 
@@ -320,11 +276,11 @@ def vision_plateau(table: RunTable, narrow: bool = False) -> Figure:
     """Colour excess of every run against its tokens, with the gate: below 1 nat by 1M tokens. Crosses were refused."""
     frame, columns = table.every_row, table.columns
     refused = {e.run_id for e in table.exclusions if e.kind == "plateau"}
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panels(len(table.groups), narrow, 3.5)
+    with styled():
+        figure, axes = panels(len(table.groups), narrow, 3.5)
         for panel, group in zip(axes, table.groups, strict=True):
             rows = frame[frame[columns.group].astype(str) == group].sort_values(columns.tokens)
-            colours = _size_colours(rows[columns.size])
+            colours = size_colours(rows[columns.size])
             panel.set_xscale("log")
             for _, trunk in rows.groupby(columns.cluster, sort=False):
                 colour = colours[trunk[columns.size].iloc[0]]

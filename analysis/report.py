@@ -18,7 +18,7 @@ from analysis.notation import compute_text, parameter, scale_with_interval, with
 from analysis.result import FitResult
 from analysis.study import Study, entropy_verdict
 from analysis.table import RunTable, load
-from analysis.verdicts import forms_text, headline, interval_text, multiplier_text, tested_text
+from analysis.verdicts import difference_text, forms_text, headline, multiplier_text, tested_text
 
 Rows: TypeAlias = RunTable | str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame
 
@@ -40,6 +40,7 @@ def write_report(
         page.section("Pictures", *gallery.pictures(table, fits)),
         page.section("Groups at equal compute", _comparison_table(fits)),
         page.section("The laws", *_fit_tables(fits)),
+        page.section("E against the known entropy", _entropy_table(fits)),
         page.section("Best split of a budget", *_split_table(fits)),
         page.section("Left out", *_left_out(fits)),
         page.section("How it was done", *_method(fits)),
@@ -70,15 +71,23 @@ def _subtitle(study: Study, date: str) -> str:
 
 
 def _comparison_table(study: Study) -> str:
-    header = ("target", "pair", "verdict", "95 % interval", "compute for equal loss", "tested range", "other forms")
+    header = (
+        "target",
+        "pair",
+        "verdict",
+        "loss of the higher",
+        "tested range",
+        "compute for equal loss",
+        "other forms",
+    )
     rows = [
         (
             c.target,
             f"{c.left} / {c.right}",
             headline(c),
-            interval_text(c),
-            multiplier_text(c) or "-",
+            difference_text(c)[1] if c.status == "ok" else "-",
             tested_text(c),
+            multiplier_text(c) or "-",
             forms_text(c) or ("agree" if c.status == "ok" else "-"),
         )
         for c in study.comparisons
@@ -86,55 +95,62 @@ def _comparison_table(study: Study) -> str:
     return page.table(header, rows) if rows else ""
 
 
+_FIT_COLUMNS = (
+    "group",
+    "form",
+    "E",
+    "alpha",
+    "beta",
+    "gamma",
+    "R2 of ln excess",
+    "largest size held out",
+    "A or K",
+    "B",
+    "a (N* ~ C^a)",
+    "R2 of ln loss",
+    "most tokens held out",
+    "rows / trunks",
+    "status",
+)
+
+
 def _fit_tables(study: Study) -> list[str]:
     formulas = {f.form: f"{f.form}: {f.shape.formula} ({f.shape.source})" for f in study.fits}
     parts = [page.paragraph(text, "soft") for text in formulas.values()]
-    header = (
-        "group",
-        "form",
-        "E",
-        "known entropy",
-        "A or K",
-        "alpha",
-        "B",
-        "beta",
-        "gamma",
-        "a (N* ~ C^a)",
-        "R2 ln excess",
-        "R2 ln loss",
-        "held-out size",
-        "held-out tokens",
-        "rows / trunks",
-        "status",
-        "E against the truth",
-    )
     for target in study.targets:
         rows = [_fit_row(fit) for fit in study.fits if fit.target == target]
-        parts += [f"<h3>{escape(target)}</h3>", page.table(header, rows, wrap=("E against the truth",))]
+        parts += [f"<h3>{escape(target)}</h3>", page.table(_FIT_COLUMNS, rows)]
     return parts
 
 
 def _fit_row(fit: FitResult) -> tuple[str, ...]:
     a = with_interval(fit.derived["a"]) if "a" in fit.derived else "-"
+    excess = f"{fit.r2_log_excess:.4f}" if fit.r2_log_excess is not None else f"- ({fit.r2_note})"
     return (
         fit.group,
         fit.form,
-        parameter(fit, "E") if "E" in fit.params else "fixed",
-        "-" if fit.known_entropy is None else f"{fit.known_entropy:.4f}",
-        parameter(fit, "A" if "A" in fit.params else "K"),
-        parameter(fit, "alpha"),
-        parameter(fit, "B"),
-        parameter(fit, "beta"),
-        parameter(fit, "gamma"),
-        a if "alpha" not in fit.unidentified else "not identified",
-        f"{fit.r2_log_excess:.4f}" if fit.r2_log_excess is not None else fit.r2_note,
-        f"{fit.r2_log_loss:.4f}",
+        parameter(fit, "E") if "E" in fit.params else f"{fit.known_entropy:.4f} (known)",
+        *(parameter(fit, name) for name in ("alpha", "beta", "gamma")),
+        excess,
         _held(fit, "size"),
+        parameter(fit, "A" if "A" in fit.params else "K"),
+        parameter(fit, "B"),
+        "not identified" if a != "-" and {"alpha", "beta"} & fit.unidentified.keys() else a,
+        f"{fit.r2_log_loss:.4f}",
         _held(fit, "tokens"),
         f"{fit.n_rows} / {fit.n_clusters}",
         fit.status.replace("_", " "),
-        entropy_verdict(fit),
     )
+
+
+def _entropy_table(study: Study) -> str:
+    rows = [
+        (f.target, f.group, f.form, parameter(f, "E"), f"{f.known_entropy:.4f}", entropy_verdict(f))
+        for f in study.fits
+        if "E" in f.params and f.known_entropy is not None
+    ]
+    header = ("target", "group", "form", "fitted E", "known entropy", "reading")
+    return page.table(header, rows, wrap=("reading",)) if rows else ""
 
 
 def _held(fit: FitResult, by: str) -> str:
@@ -150,18 +166,12 @@ def _split_table(study: Study) -> list[str]:
         if fit is None:
             continue
         for split in best_splits(fit, np.geomspace(*fit.compute_range, 5)[1:-1]):
-            edge = "at the edge of the tested sizes: a bound" if split.at_edge else ""
-            rows.append(
-                (
-                    group,
-                    compute_text(split.compute),
-                    scale_with_interval(split.size),
-                    scale_with_interval(split.tokens),
-                    with_interval(split.loss),
-                    edge,
-                )
-            )
-    header = ("group", "compute (FLOPs)", "parameters N*", "tokens D*", f"loss, {target}", "note")
+            pair = (split.size, split.tokens)
+            shown = [scale_with_interval(v) for v in pair]
+            if split.at_edge:
+                shown = [f"at the edge of the tests ({compute_text(v.value)})" for v in pair]
+            rows.append((group, compute_text(split.compute), *shown, with_interval(split.loss)))
+    header = ("group", "compute (FLOPs)", "parameters N*", "tokens D*", f"loss, {target}")
     note = "Inside the tested compute only; with the FLOPs of these runs, not 6ND."
     return [page.paragraph(note, "soft"), page.table(header, rows)] if rows else []
 

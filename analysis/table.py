@@ -202,6 +202,9 @@ def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Colu
         if name not in frame.columns:
             raise TableError(f"no column {name!r} for {part}; the columns are: {available}")
     frame, columns = frame.copy(), replace(columns, targets=_targets(frame, columns.targets))
+    for name in (columns.size, columns.tokens, columns.compute, *(loss_column(frame, t) for t in columns.targets)):
+        if name in frame.columns:
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
     if columns.group not in frame.columns:
         if columns.group != Columns.group:
             raise TableError(f"no column {columns.group!r} for --group; the columns are: {available}")
@@ -209,10 +212,7 @@ def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Colu
     if columns.compute not in frame.columns:
         if columns.compute != Columns.compute:
             raise TableError(f"no column {columns.compute!r} for --c; the columns are: {available}")
-        product = pd.to_numeric(frame[columns.size], errors="coerce") * pd.to_numeric(
-            frame[columns.tokens], errors="coerce"
-        )
-        frame["6ND"] = 6.0 * product
+        frame["6ND"] = 6.0 * frame[columns.size] * frame[columns.tokens]
         columns = replace(columns, compute="6ND")
     if "run_id" not in frame.columns:
         frame["run_id"] = [f"row-{i}" for i in range(len(frame))]
@@ -239,9 +239,7 @@ def _targets(frame: pd.DataFrame, asked: tuple[str, ...]) -> tuple[str, ...]:
 def _row_reasons(frame: pd.DataFrame, columns: Columns, min_tokens: float) -> Iterable[tuple[int, str, str]]:
     """(row, kind, reason) for every row that no fit may use; one reason per row, the first that applies."""
     repeated = frame["run_id"].duplicated()
-    numbers = {c: pd.to_numeric(frame[c], errors="coerce") for c in (columns.size, columns.tokens, columns.compute)}
-    for name, values in numbers.items():
-        frame[name] = values
+    numbers = {name: frame[name] for name in (columns.size, columns.tokens, columns.compute)}
     for i in range(len(frame)):
         bad = [
             f"{name} is {values[i]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,9 @@ from nmm.compose import explain
 from nmm.config import ConfigError, RunConfig, from_dict, run_id
 from nmm.record import RecordError, read_record
 from nmm.resolve import finalize
+
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch: it warns of what is on purpose here
 
 
 @hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")

@@ -34,7 +34,7 @@ def make_config(tiny_shards: Path) -> Callable[..., RunConfig]:
     A group is given as a dict of the fields that differ (``trainer={"micro_batches": 2}``), anything else as its value.
     """
 
-    def make(arch: str = "early", size: str = "d16", **groups: Any) -> RunConfig:
+    def make(arch: str = "early", size: str = "d16", /, **groups: Any) -> RunConfig:
         values: dict[str, Any] = {
             "arch": conf("arch", arch),
             "size": conf("size", size),

@@ -76,13 +76,14 @@ class TrainLoader:
         )
         return iter(loader)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The cursor, what stream it counts in, and where its window starts (so that going on there costs nothing)."""
+    def state_dict(self, cursor: int | None = None) -> dict[str, Any]:
+        """The cursor (or a given one), its stream, and where its window starts, so that going on costs nothing."""
+        cursor = self.cursor if cursor is None else cursor
         return {
-            "cursor": self.cursor,
+            "cursor": cursor,
             "rows_per_step": self.rows_per_step,
             "stream": dict(self.rows.stream),
-            "anchor": list(self.rows.table.locate(self.cursor)),
+            "anchor": list(self.rows.table.locate(cursor)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -75,7 +75,9 @@ class StepBoundary(lightning.Callback):
         flag: StopFlag,
         evaluate: Callable[[], dict[str, Any]],
         mirror: Callable[[dict[str, Any]], None],
+        position: Callable[[int], dict[str, Any]],
     ) -> None:
+        self.position = position
         self.config, self.attempt, self.state, self.flag = config, attempt, state, flag
         self.evaluate, self.mirror = evaluate, mirror
         self.order = OrderHash(state.order_hash)
@@ -99,6 +101,7 @@ class StepBoundary(lightning.Callback):
             self._write({"step": step, **flat(self.evaluate())})
         stop = self._any_rank(trainer, self.flag.signum)
         if stop or self._is_due(step):
+            self.state.loader = self.position(step * trainer_config.rows_per_step)
             save(self.attempt, self.config, module, self.state)
             self.saved_at = time.monotonic()
         if stop and step != self.last_step:
@@ -115,7 +118,6 @@ class StepBoundary(lightning.Callback):
             raise Diverged(f"loss {last['loss']}, gradient norm {module.grad_norm} at step {module.step}")
         self.order.update(_global_rows(trainer, batch.row_ids))
         self.state.step = module.step
-        self.state.cursor = module.step * self.config.trainer.rows_per_step
         self.state.order_hash = self.order.hexdigest()
         self.state.window_loss += last["loss"] * last["targets"]
         self.state.window_targets += last["targets"]

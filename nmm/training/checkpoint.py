@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ CHECKPOINT_FORMAT = 1
 
 @dataclass
 class TrainingState:
-    """Everything beside weights and optimizer that the next step depends on. ``cursor`` counts rows delivered."""
+    """Everything beside weights and optimizer that the next step depends on. ``loader`` is the loader's own state."""
 
     step: int = 0
-    cursor: int = 0
+    loader: dict[str, Any] = field(default_factory=dict)
     order_hash: str = "0" * 32
     window_loss: float = 0.0
     window_targets: float = 0.0

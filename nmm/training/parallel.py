@@ -15,9 +15,14 @@ from nmm.training.callbacks import StepBoundary
 from nmm.training.progress import ProgressBar
 
 
+def rank() -> int:
+    """This process among the ranks of the run (one machine)."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def is_main() -> bool:
     """True in the process that owns the run directory (rank 0)."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    return rank() == 0
 
 
 def make_trainer(config: RunConfig, steps: int, boundary: StepBoundary) -> lightning.Trainer:

@@ -30,7 +30,7 @@ from nmm.training.callbacks import Diverged, Interrupted, StepBoundary, StopFlag
 from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics, choose, compile_blocks, prepare_process
 from nmm.training.outcome import make_record, weights_digest
-from nmm.training.parallel import is_main, make_trainer
+from nmm.training.parallel import is_main, make_trainer, rank
 
 EVAL_BATCH_ROWS = 16
 
@@ -121,17 +121,19 @@ def _train(
         compile_blocks(module.model)
     flag = StopFlag()
     with flag.listening():
-        boundary = StepBoundary(config, attempt, state, flag, lambda: _evaluate(config, module), mirror)
-        trainer = make_trainer(config, remaining, boundary)
         loader = TrainLoader(
             rows,
             config.trainer.rows_per_step,
             config.total_steps,
-            trainer.global_rank,
-            trainer.world_size,
+            rank(),
+            config.trainer.devices,
             config.trainer.num_workers,
         )
-        loader.cursor = state.cursor
+        if state.loader:
+            loader.load_state_dict(state.loader)
+        evaluate_now = functools.partial(_evaluate, config, module)
+        boundary = StepBoundary(config, attempt, state, flag, evaluate_now, mirror, loader.state_dict)
+        trainer = make_trainer(config, remaining, boundary)
         trainer.fit(module, train_dataloaders=loader)
     if module.step != config.total_steps:
         raise RecordError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import hydra
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from lab import ARCHS, ROOT, SIZES, conf
 from omegaconf import OmegaConf
 
@@ -32,6 +33,12 @@ def one_hydra() -> Iterator[None]:
     """Searching conf/ again for each of many compositions would take most of this file's time."""
     with hydra.initialize_config_module("conf", version_base="1.3"):
         yield
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside that one Hydra, for tests of ``nmm.compose``, which makes its own."""
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)
 
 
 def composed(*overrides: str) -> RunConfig:
@@ -118,20 +125,17 @@ def test_loggers_and_trainers_compose(logger: str, trainer: str) -> None:
         (["seed=[1"], r"cannot compose seed=\[1: "),
     ],
 )
-def test_what_hydra_refuses_is_one_line(overrides: list[str], message: str) -> None:
-    hydra.core.global_hydra.GlobalHydra.instance().clear()
+def test_what_hydra_refuses_is_one_line(outside: None, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
         compose(overrides)
     assert "\n" not in str(refused.value)
 
 
-def test_an_appended_key_is_refused_by_the_dataclass() -> None:
-    hydra.core.global_hydra.GlobalHydra.instance().clear()
+def test_an_appended_key_is_refused_by_the_dataclass(outside: None) -> None:
     with pytest.raises(ConfigError, match="unknown key trainer.nosuch; allowed here"):
         compose(["+trainer.nosuch=1"])
 
 
-def test_shards_config_composes_with_any_knob_of_the_world() -> None:
-    hydra.core.global_hydra.GlobalHydra.instance().clear()
+def test_shards_config_composes_with_any_knob_of_the_world(outside: None) -> None:
     values = compose_dict("shards", ["out=somewhere", "+data.world.seed=4"])
     assert (values["out"], values["data"]["world"], "hydra" in values) == ("somewhere", {"seed": 4}, False)
