@@ -13,7 +13,7 @@ from analysis.verdicts import (
     forms_text,
     headline,
     multiplier_text,
-    tested_text,
+    range_text,
 )
 
 GOAL_HELD_OUT = 2.0
@@ -36,7 +36,7 @@ def _pair_card(c: Comparison) -> Card:
         return Card(question, headline(c), note=f"on the plateau: {shown}" if shown else "", alarm=True)
     label, number = difference_text(c)
     note = "; ".join(part for part in (multiplier_text(c), forms_text(c)) if part)
-    return Card(question, headline(c), (number,), label, tested_text(c), note)
+    return Card(question, headline(c), (number,), label, range_text(c), note)
 
 
 def _law_card(fit: FitResult) -> Card:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.allocate import frontier_curves
+from analysis.allocate import fit_frontier, frontier_curves
 from analysis.laws import Array
 from analysis.result import FitResult, Interval
 from analysis.verdicts import Comparison, forms_disagree, verdict
@@ -127,24 +127,27 @@ def _crossing(compute: Array, gap: Array, draws: Array) -> Interval:
 
 
 def _multiplier(left: FitResult, right: FitResult, compute: Array) -> tuple[Interval | None, float | None]:
-    """Compute ``right`` needs per compute of ``left`` for the same loss, at the largest budget where it is observed.
+    """Compute ``right`` needs per compute of ``left`` for the same loss, at the largest budget where it is observed:
+    both optima inside the tested sizes and tokens, since at an edge the missing runs and not the group cost compute.
 
     Draws that would need more (less) than the compute tested for ``right`` are held at the end of its tested range.
     """
     grid = np.geomspace(*right.compute_range, 2 * _BUDGETS)
-    theirs = frontier_curves(right, grid)
+    theirs, their_edge = _curves_and_edges(right, grid)
+    ours, our_edge = _curves_and_edges(left, compute)
     usable = np.isfinite(theirs[0])
-    grid, theirs = grid[usable], np.minimum.accumulate(theirs[:, usable], axis=1)
-    ours = frontier_curves(left, compute)
+    grid, their_edge, theirs = grid[usable], their_edge[usable], np.minimum.accumulate(theirs[:, usable], axis=1)
 
     def needed(curve: Array, loss: Array) -> Array:
         return np.exp(np.interp(-loss, -curve, np.log(grid)))
 
     point = needed(theirs[0], ours[0])
-    observed = (ours[0] <= theirs[0][0]) & (ours[0] >= theirs[0][-1])
-    if not observed.any():
+    nearest = np.abs(np.log(point[:, None] / grid[None, :])).argmin(axis=1)
+    within = (ours[0] <= theirs[0][0]) & (ours[0] >= theirs[0][-1])
+    observed = np.nonzero(within & ~our_edge & ~their_edge[nearest])[0]
+    if not len(observed):
         return None, None
-    at = int(np.nonzero(observed)[0][-1])
+    at = int(observed[-1])
     ratios = np.array([needed(c, o[at : at + 1])[0] for c, o in zip(theirs[1:], ours[1:], strict=False)]) / compute[at]
     value = float(point[at] / compute[at])
     low, high = np.percentile(ratios, [2.5, 97.5])
@@ -152,6 +155,11 @@ def _multiplier(left: FitResult, right: FitResult, compute: Array) -> tuple[Inte
     censored = [word for word, hit in (("low", low <= ends[0] * 1.001), ("high", high >= ends[1] * 0.999)) if hit]
     why = f"the {' and '.join(censored)} end lies outside the compute tested for {right.group}" if censored else ""
     return Interval(value, float(min(low, value)), float(max(high, value)), not censored, why), float(compute[at])
+
+
+def _curves_and_edges(fit: FitResult, compute: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """ln of the frontier loss (1 + B, K), and where the optimum of the point fit sits on an edge of the tests (K,)."""
+    return frontier_curves(fit, compute), fit_frontier(replace(fit, draws=None), compute).at_edge[0]
 
 
 def compare_all(

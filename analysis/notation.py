@@ -24,8 +24,9 @@ def number(value: float, error: float) -> str:
         return "-"
     size = abs(value)
     if size and not PLAIN_RANGE[0] <= size < PLAIN_RANGE[1]:
-        ratio = max(error / size, 1e-6) if math.isfinite(error) and error > 0 else 1e-2
-        return f"{value:.{min(max(digits_for(1.0, ratio), 0), 3)}e}"
+        unit = 10.0 ** math.floor(math.log10(size))
+        decimals = digits_for(value / unit, error / unit) if math.isfinite(error) and error > 0 else 2
+        return _tidy(f"{value:.{min(max(decimals, 0), 4)}e}")
     decimals = digits_for(value, error)
     shown = round(value, decimals)
     if size and shown == 0:
@@ -61,7 +62,12 @@ def _short(value: float, digits: int) -> str:
     if 1e-2 <= abs(value) < 1e4:
         decimals = digits - 1 - math.floor(math.log10(abs(value)))
         return f"{round(value, decimals):.{max(decimals, 0)}f}"
-    return f"{value:.{digits - 1}e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+    return _tidy(f"{value:.{digits - 1}e}")
+
+
+def _tidy(text: str) -> str:
+    """2.3e+07 as 2.3e7."""
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
 def parameter(fit: FitResult, name: str) -> str:
@@ -87,6 +93,4 @@ def percent(value: float) -> str:
 
 def compute_text(value: float) -> str:
     """FLOPs or tokens as 2.1e12."""
-    return (
-        "-" if not math.isfinite(value) else f"{value:.1e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
-    )
+    return "-" if not math.isfinite(value) else _tidy(f"{value:.1e}")

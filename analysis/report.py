@@ -18,7 +18,7 @@ from analysis.notation import compute_text, parameter, scale_with_interval, with
 from analysis.result import FitResult
 from analysis.study import Study, entropy_verdict
 from analysis.table import RunTable, load
-from analysis.verdicts import difference_text, forms_text, headline, multiplier_text, tested_text
+from analysis.verdicts import difference_text, forms_text, headline, multiplier_text, range_text
 
 Rows: TypeAlias = RunTable | str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame
 
@@ -86,7 +86,7 @@ def _comparison_table(study: Study) -> str:
             f"{c.left} / {c.right}",
             headline(c),
             difference_text(c)[1] if c.status == "ok" else "-",
-            tested_text(c),
+            range_text(c),
             multiplier_text(c) or "-",
             forms_text(c) or ("agree" if c.status == "ok" else "-"),
         )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from analysis.laws import Array
 from nmm.record import load_table
 
+SIX_ND = "6ND"
 TARGETS = ("avg", "mixture", "caption", "interleaved", "text")
 
 
@@ -209,11 +210,12 @@ def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Colu
         if columns.group != Columns.group:
             raise TableError(f"no column {columns.group!r} for --group; the columns are: {available}")
         frame[columns.group] = "all"
+    frame[columns.group] = frame[columns.group].astype(str)
     if columns.compute not in frame.columns:
-        if columns.compute != Columns.compute:
+        if columns.compute not in (Columns.compute, SIX_ND):
             raise TableError(f"no column {columns.compute!r} for --c; the columns are: {available}")
-        frame["6ND"] = 6.0 * frame[columns.size] * frame[columns.tokens]
-        columns = replace(columns, compute="6ND")
+        frame[SIX_ND] = 6.0 * frame[columns.size] * frame[columns.tokens]
+        columns = replace(columns, compute=SIX_ND)
     if "run_id" not in frame.columns:
         frame["run_id"] = [f"row-{i}" for i in range(len(frame))]
     if columns.cluster not in frame.columns:

@@ -120,7 +120,7 @@ def multiplier_text(c: Comparison) -> str:
     return f"{c.right} needs {with_interval(c.multiplier)} x the compute of {c.left} for its loss at {at} FLOPs"
 
 
-def tested_text(c: Comparison) -> str:
+def range_text(c: Comparison) -> str:
     """The compute covered by both groups, and the part in which the difference is resolved."""
     if not c.compute:
         return "-"
@@ -148,5 +148,5 @@ def verdict(c: Comparison) -> str:
         return f"{headline(c)} ({names})"
     if c.status != "ok":
         return headline(c)
-    parts = [headline(c), interval_text(c), multiplier_text(c), f"tested from {tested_text(c)}", forms_text(c)]
+    parts = [headline(c), interval_text(c), multiplier_text(c), f"tested from {range_text(c)}", forms_text(c)]
     return "; ".join(part for part in parts if part)

@@ -7,6 +7,7 @@ impossible combinations; ``run_id`` hashes everything that can change the result
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -191,10 +192,15 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     return _build(RunConfig, values, "")
 
 
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _build(cls: Any, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or 'config'} is {values!r}, but it must be a group of fields")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]
     for key in values:
         if key not in known:

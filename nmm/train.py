@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +18,6 @@ from nmm.compose import explain
 from nmm.config import ConfigError, RunConfig, from_dict, run_id
 from nmm.record import RecordError, read_record
 from nmm.resolve import finalize
-
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch: it warns of what is on purpose here
 

@@ -56,7 +56,8 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
         record = _run(config, directory, attempt)
     except BaseException as error:
         if attempt is not None:
-            attempt.end("interrupted" if isinstance(error, Interrupted) else "failed", traceback.format_exc())
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+            attempt.end("interrupted" if stopped else "failed", traceback.format_exc())
         raise
     if attempt is not None:
         attempt.end(record["status"])
@@ -187,7 +188,12 @@ def rows_of(shards: Shards, config: RunConfig) -> RowSource:
 
 
 def _quiet() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+    for name in (
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning.pytorch.utilities.rank_zero",
+        "torch.utils.cpp_extension",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")

@@ -23,6 +23,7 @@ from nmm.evaluate import CLASS_NAMES, evaluate
 from nmm.model.build import build
 from nmm.model.fusion import NativeMultimodalModel
 
+WIDTH = 256  # wide enough for every document, so that none is cut
 MIXTURE = {"caption": 0.45, "interleaved": 0.45, "text": 0.10}
 
 
@@ -32,8 +33,8 @@ def batches(tiny_shards: Path) -> dict[str, list[Batch]]:
     shards = open_shards(tiny_shards)
     held_out = {}
     for source in SOURCES:
-        rows = RowSource(shards, {source: 1.0}, 128, 8, seed=0, split="val", once_in_order=True).rows_available()
-        held_out[source] = val_batches(shards, source, "val", rows, 5, 128, 8)
+        rows = RowSource(shards, {source: 1.0}, WIDTH, 8, seed=0, split="val", once_in_order=True).rows_available()
+        held_out[source] = val_batches(shards, source, "val", rows, 5, WIDTH, 8)
     return held_out
 
 

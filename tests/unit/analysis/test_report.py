@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Text
+
+from analysis import forest, gallery, plots
+from analysis.answers import cards
+from analysis.marks import sample_map, size_colours
+from analysis.report import write_report
+from analysis.study import Study, entropy_verdict, fit_study, load_study
+from analysis.synthetic import simulate
+from analysis.table import Columns, RunTable, load
+
+VOID = {"meta", "link", "img", "source", "br"}
+
+
+class Checker(HTMLParser):
+    """Collects tags and complains about any that are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(study: Study, table: RunTable, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = write_report(
+        table, study, tmp_path_factory.mktemp("report"), date="2026-01-02", command="nmm report <x>", title="T & T"
+    )
+    assert path.name == "index.html" and [p.name for p in path.parent.iterdir()] == ["index.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_stands_alone_and_is_well_formed(page: str) -> None:
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == [] and "script" not in checker.tags
+    assert checker.addresses and all(address.startswith("data:") for address in checker.addresses)
+    assert (
+        page.count("<picture>") == 7 and "T &amp; T" in page and "nmm report &lt;x&gt;" in page and "2026-01-02" in page
+    )
+
+
+def test_verdicts_come_first_with_interval_and_range(page: str, study: Study) -> None:
+    verdicts = page[page.index(">Verdicts<") : page.index(">Pictures<")]
+    assert verdicts.count('class="verdict') == 3 + 3 + 3
+    text = re.sub("<[^>]+>", " ", verdicts)
+    assert "validated range" in text and "FLOPs" in text and "% [" in text
+    for group in study.groups:
+        assert f"How does the loss of {group} fall?" in text
+
+
+def test_every_fit_is_in_the_tables(page: str, study: Study) -> None:
+    tables = page[page.index(">The laws<") :]
+    for form in ("free", "known", "interaction"):
+        assert tables.count(f"<td>{form}</td>") >= 6
+    for fit in study.fits:
+        assert fit.r2_log_excess is None or f"{fit.r2_log_excess:.4f}" in tables
+    assert study.fits[0].digest in tables
+
+
+def test_plateau_runs_are_named_and_refused() -> None:
+    rows = simulate(seed=1)
+    for row in rows[20:22]:
+        row["on_plateau"], row["colour_excess"] = True, 1.5
+    table = load(rows, Columns(targets=("avg",)))
+    study = fit_study(table, forms=("known",), draws=20)
+    assert study.refused == {"late": (rows[20]["run_id"], rows[21]["run_id"])}
+    assert {c.status for c in study.comparisons if "late" in (c.left, c.right)} == {"refused"}
+    assert not {row["run_id"] for row in rows[20:22]} & set(table.sample("late", "avg")[0].run_ids)
+    text = "".join(cards(table, study))
+    assert "refused: 2 runs sit on the vision plateau" in text and rows[20]["run_id"] in text
+    assert "no: 2 of 60 sit on it and are refused" in text
+
+
+def test_rows_that_were_not_fitted_are_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run nmm fit again"):
+        write_report(simulate(seed=2), study, tmp_path)
+
+
+def test_a_study_survives_its_file(study: Study, tmp_path: Path) -> None:
+    study.save(tmp_path / "fits.json")
+    back = load_study(tmp_path / "fits.json")
+    assert back.comparisons == study.comparisons and back.columns == study.columns
+    assert [f.ci for f in back.fits] == [f.ci for f in study.fits]
+    assert "NaN" not in (tmp_path / "fits.json").read_text()
+    (tmp_path / "other.json").write_text('{"version": "older"}')
+    with pytest.raises(ValueError, match="written by 'older'"):
+        load_study(tmp_path / "other.json")
+    with pytest.raises(ValueError, match="nmm fit SWEEP_DIR --out"):
+        load_study(tmp_path / "none.json")
+
+
+def test_the_reading_of_e_is_honest(study: Study) -> None:
+    for fit in study.fits:
+        reading = entropy_verdict(fit)
+        if fit.form == "known":
+            assert reading.startswith("fixed to the known")
+        elif "E" in fit.unidentified:
+            assert reading.startswith("not identified: ") and "above E" in reading
+        else:
+            inside = fit.ci["E"].low <= (fit.known_entropy or 0) <= fit.ci["E"].high
+            assert ("lies inside" in reading) == inside and ("biased" in reading) == (not inside)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_no_text_of_a_picture_leaves_it_or_covers_other_text(study: Study, table: RunTable, narrow: bool) -> None:
+    samples = sample_map(table, "avg")
+    fits = {group: fit for group in study.groups if (fit := study.main_form(group, "avg"))}
+    drawn = [
+        plots.loss_vs_compute(samples, fits, study, "avg", narrow),
+        plots.loss_vs_tokens(samples, fits, False, narrow),
+        plots.loss_vs_tokens(samples, fits, True, narrow),
+        plots.residuals(samples, fits, narrow),
+        plots.vision_plateau(table, narrow),
+        forest.exponents_forest(study, narrow),
+        forest.entropy_forest(study, narrow),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+        boxes = visible_text_boxes(figure)
+        assert boxes
+        for i, (text, box) in enumerate(boxes):
+            assert box.x0 >= -1 and box.y0 >= -1, text
+            assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text
+            for other, second in boxes[:i]:
+                wide = min(box.x1, second.x1) - max(box.x0, second.x0)
+                tall = min(box.y1, second.y1) - max(box.y0, second.y0)
+                assert wide < 2 or tall < 3, f"{text!r} covers {other!r}"
+
+
+def visible_text_boxes(figure: plots.Figure) -> list:
+    """(text, extent in pixels) of every string that is drawn."""
+    found = []
+    for axes in figure.axes:
+        ticks = [t for axis in (axes.xaxis, axes.yaxis) for t in axis.get_major_ticks()]
+        low, high = axes.bbox.extents[:2] - 2, axes.bbox.extents[2:] + 2
+        labels = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for tick in ticks:
+            box = tick.label1.get_window_extent()
+            middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+            shown = low[0] <= middle[0] <= high[0] or low[1] <= middle[1] <= high[1]
+            labels += [tick.label1] if shown and tick.label1.get_visible() else []
+        found += [(t.get_text(), Text.get_window_extent(t)) for t in labels if t.get_text() and t.get_visible()]
+    for legend in figure.legends:
+        found += [(t.get_text(), t.get_window_extent()) for t in legend.get_texts()]
+    return found
+
+
+def test_svg_is_reproducible_and_holds_no_outside_address(study: Study) -> None:
+    one, two = (plots.to_svg(forest.entropy_forest(study)) for _ in range(2))
+    assert one == two and "<image" not in one
+
+
+def test_sizes_go_from_light_to_dark() -> None:
+    colours = size_colours([3e5, 1e4, 3e4, 1e4])
+    brightness = [sum(colours[size][:3]) for size in (1e4, 3e4, 3e5)]
+    assert len(colours) == 3 and brightness == sorted(brightness, reverse=True)
+
+
+def test_a_table_needs_neither_entropy_nor_a_plateau_gauge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"n": r["n_active_non_embedding"], "d": r["tokens"], "loss": r["loss_text"]}
+        for r in simulate()
+        if r["arch"] == "early"
+    ]
+    table = load(rows, Columns("n", "d", targets=("loss",)))
+    study = fit_study(table, draws=0)
+    assert [f.form for f in study.fits] == ["free", "interaction"]
+    assert study.skipped[0].form == "known" and "entropy" in study.skipped[0].reason
+    monkeypatch.setattr(plots, "to_svg", lambda figure: "<svg/>")
+    assert len(gallery.pictures(table, study)) == 5
+    assert "no column" not in write_report(table, study, tmp_path).read_text()
