@@ -160,5 +160,18 @@ def _report(options: argparse.Namespace, arguments: list[str], console: Console)
     table = load(options.table, study.columns, study.min_tokens)
     date = options.date or datetime.date.today().isoformat()
     command = "nmm report " + shlex.join(arguments)
-    path = write_report(table, study, options.out, date=date, command=command, title=options.title)
+    parts = (
+        TextColumn("drawing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*parts, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def on_picture(name: str, total: int) -> None:
+            progress.update(task, advance=1, total=total, description=name)
+
+        path = write_report(table, study, options.out, date, command, options.title, on_picture)
     console.print(f"report written to {path}", highlight=False)

@@ -69,6 +69,10 @@ def prepare(sample: Sample, form: str) -> tuple[Setup, list[Exclusion]]:
     Raises ``FitError`` when the entropy is unknown for form "known", or for too few rows or too few distinct sizes.
     """
     dropped: list[Exclusion] = []
+    if not len(sample):
+        raise FitError(
+            f"{sample.group}/{sample.target}: every row is left out; the reasons are listed with the exclusions"
+        )
     if form == "known":
         sample, dropped = _with_positive_excess(sample)
     law = {"free": chinchilla(), "known": chinchilla(offset=False), "interaction": interaction()}.get(form)
@@ -90,8 +94,8 @@ def prepare(sample: Sample, form: str) -> tuple[Setup, list[Exclusion]]:
 def _with_positive_excess(sample: Sample) -> tuple[Sample, list[Exclusion]]:
     if sample.entropy is None:
         raise FitError(
-            f"{sample.group}/{sample.target}: the known entropy is missing (column entropy_{sample.target}), "
-            "so E cannot be fixed to it; the forms free and interaction remain"
+            f"{sample.group}/{sample.target}: the known entropy is missing in some row (column "
+            f"entropy_{sample.target}), so E cannot be fixed to it; the forms free and interaction remain"
         )
     excess = sample.loss - sample.entropy
     good = excess > 0

@@ -23,9 +23,16 @@ class Picture:
         return page.picture(self.title, self.caption, plots.to_svg(self.draw(False)), plots.to_svg(self.draw(True)))
 
 
-def pictures(table: RunTable, study: Study) -> list[str]:
-    """The HTML of every picture the study has data for."""
-    return [picture.html() for picture in [*_of_runs(table, study), *_of_fits(table, study)]]
+def pictures(
+    table: RunTable, study: Study, on_picture: Callable[[str, int], None] = lambda title, total: None
+) -> list[str]:
+    """The HTML of every picture the study has data for. ``on_picture(title, total)`` is called before each."""
+    todo = [*_of_runs(table, study), *_of_fits(table, study)]
+    found = []
+    for picture in todo:
+        on_picture(picture.title, len(todo))
+        found.append(picture.html())
+    return found
 
 
 def _of_runs(table: RunTable, study: Study) -> list[Picture]:

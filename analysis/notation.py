@@ -83,12 +83,12 @@ def parameter(fit: FitResult, name: str) -> str:
     return scale_with_interval(item) if name in fit.shape.log_names else with_interval(item)
 
 
-def percent(value: float) -> str:
-    """Signed per cent with two significant digits: +1.2 %, -0.034 %."""
-    if value == 0 or not math.isfinite(value):
-        return "0 %" if value == 0 else "-"
-    decimals = max(0, 1 - math.floor(math.log10(abs(value))))
-    return f"{value:+.{min(decimals, 3)}f} %"
+def percent(value: float, low: float, high: float) -> str:
+    """A signed per cent with its interval, two digits of the half width: +1.7 % [+0.5, +2.9]."""
+    half = max((high - low) / 2, 1e-9)
+    decimals = min(max(0, 1 - math.floor(math.log10(half))), 4)
+    middle, left, right = (f"{round(v, decimals) + 0.0:+.{decimals}f}" for v in (value, low, high))
+    return f"{middle} % [{left}, {right}]"
 
 
 def compute_text(value: float) -> str:

@@ -88,7 +88,11 @@ def _label_y(axes: Sequence[Axes], narrow: bool, text: str) -> None:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Colour | str]], gap: float = 0.062) -> None:
-    """Labels to the right of curve ends (x, y, text, colour), pushed apart so that none overlap."""
+    """Labels to the right of curve ends (x, y, text, colour), pushed apart so that none overlap.
+
+    Called when everything is plotted: heights are fractions of the final limits, which shared axes have in common.
+    """
+    axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
     placed = sorted((to_axes.transform((x, y))[1], x, y, text, colour) for x, y, text, colour in ends)
     heights = np.array([p[0] for p in placed])
@@ -126,6 +130,7 @@ def loss_vs_tokens(
     """
     with styled():
         figure, axes = panels(len(samples), narrow, 3.9)
+        labels = []
         for panel, (group, sample) in zip(axes, samples.items(), strict=True):
             floor = sample.entropy if excess and sample.entropy is not None else np.zeros(len(sample))
             colours = size_colours(sample.size)
@@ -141,7 +146,8 @@ def loss_vs_tokens(
                     x, y = _draw_curve(panel, fits[group], size, float(floor.mean()), colour)
                     ends.append((x, y, short(size), colour))
             _finish_tokens_panel(panel, group, sample, excess)
-            figure.canvas.draw()
+            labels.append(ends)
+        for panel, ends in zip(axes, labels, strict=True):
             _label_ends(panel, ends)
         _label_y(axes, narrow, "excess over entropy (nats / token)" if excess else "validation loss (nats / token)")
         return figure
@@ -201,10 +207,9 @@ def loss_vs_compute(
         panels[0].set_xscale("log")
         panels[0].set_ylabel("validation loss (nats / token)")
         panels[0].set_title("lowest loss at each compute")
-        figure.canvas.draw()
         _label_ends(panels[0], ends, gap=0.08)
         if pairs:
-            _draw_differences(figure, panels[1], pairs, study)
+            _draw_differences(panels[1], pairs, study)
         panels[-1].set_xlabel("training compute C (FLOPs)")
         _log_axis(panels[-1].xaxis)
         return figure
@@ -222,7 +227,7 @@ def _draw_frontier(panel: Axes, fit: FitResult, colour: str, style: str) -> tupl
     return float(compute[-1]), float(np.exp(log[0, -1]))
 
 
-def _draw_differences(figure: Figure, panel: Axes, pairs: Sequence, study: Study) -> None:
+def _draw_differences(panel: Axes, pairs: Sequence, study: Study) -> None:
     ends = []
     for pair in pairs:
         colour = group_colour(pair.right, study.groups)
@@ -233,7 +238,6 @@ def _draw_differences(figure: Figure, panel: Axes, pairs: Sequence, study: Study
     panel.set_ylabel(f"loss against {pairs[0].left} (%)")
     panel.set_title(f"difference at equal compute\n(above 0: {pairs[0].left} is better)")
     panel.yaxis.set_major_locator(MaxNLocator(6))
-    figure.canvas.draw()
     _label_ends(panel, ends, gap=0.08)
 
 

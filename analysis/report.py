@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,12 +24,18 @@ Rows: TypeAlias = RunTable | str | Path | Sequence[Mapping[str, Any]] | pd.DataF
 
 
 def write_report(
-    rows: Rows, fits: Study, out_dir: Path | str, date: str = "", command: str = "", title: str = "Scaling laws"
+    rows: Rows,
+    fits: Study,
+    out_dir: Path | str,
+    date: str = "",
+    command: str = "",
+    title: str = "Scaling laws",
+    on_picture: Callable[[str, int], None] = lambda title, total: None,
 ) -> Path:
     """Write out_dir/index.html, one file without scripts or links to others, and return its path.
 
-    rows: the table that was fitted. date, command: printed as given. Raises ``ValueError`` when the rows are not those
-    of the fits.
+    rows: the table that was fitted. date, command: printed as given. on_picture: for a progress bar.
+    Raises ``ValueError`` when the rows are not those of the fits.
     """
     table = rows if isinstance(rows, RunTable) else load(rows, fits.columns, fits.min_tokens)
     check_same_rows(table, fits)
@@ -37,7 +43,7 @@ def write_report(
         f"<h1>{escape(title)}</h1>",
         page.paragraph(_subtitle(fits, date), "soft"),
         page.section("Verdicts", *answers.cards(table, fits)),
-        page.section("Pictures", *gallery.pictures(table, fits)),
+        page.section("Pictures", *gallery.pictures(table, fits, on_picture)),
         page.section("Groups at equal compute", _comparison_table(fits)),
         page.section("The laws", *_fit_tables(fits)),
         page.section("E against the known entropy", _entropy_table(fits)),
@@ -58,7 +64,7 @@ def write_report(
 def check_same_rows(table: RunTable, study: Study) -> None:
     """Raise ``ValueError`` when a fit was made from other rows than the table's."""
     for fit in study.fits:
-        if fit.form == "free" and table.sample(fit.group, fit.target)[0].digest() != fit.digest:
+        if not fit.excluded and table.sample(fit.group, fit.target)[0].digest() != fit.digest:
             raise ValueError(
                 f"the rows of {table.source} are not those the fits were made from ({fit.group}/{fit.target} differs); "
                 "run nmm fit again, then nmm report"

@@ -1,7 +1,7 @@
 """What a run will cost before it has run: FLOPs exactly, seconds and memory by a small model that records improve.
 
 seconds = setup + steps x (overhead + FLOPs / rate) + one evaluation. The constants fit compiled fp32 steps of 512
-tokens on one free CPU core: 80k, 28k and 7k tokens/s at widths 32, 64 and 128. Every finished run replaces them by what
+tokens of the demo on one CPU core (early fusion: 66k, 42k and 25k tokens/s at widths 32, 48 and 64). Every finished run replaces them by what
 was observed: its own tokens/s for its (arch, size), and the median ratio to the model for shapes not seen yet.
 """
 
@@ -20,8 +20,9 @@ from nmm.record import RecordError, read_record
 from sweeps.manifest import Entry, Estimate
 
 SETUP_SECONDS = 1.0  # build, open the shards, load the parent, checkpoint, publish
-STEP_SECONDS = 0.003  # Python, loader and optimizer around one step, whatever the width
-FLOPS_PER_SECOND = 75e9  # of one core
+STEP_SECONDS = 0.005  # Python, loader and optimizer around one step, whatever the width
+FLOPS_PER_SECOND = 55e9  # of one core
+SIDEWAYS = 1.4  # a vision encoder or experts: more and smaller products for the same FLOPs
 SOURCES_EVALUATED = 3  # eval_rows rows of each; a forward pass is a third of a training step
 PROCESS_BYTES = 1.2e9  # interpreter, torch, lightning and the compiler
 
@@ -54,7 +55,8 @@ def own_tokens(config: RunConfig) -> int:
 def modelled_speed(config: RunConfig) -> float:
     """Training tokens/s by the model above, ``trainer.threads`` cores counted."""
     flops = training_flops(config, config.tokens_per_step)["total"]
-    return config.tokens_per_step / (STEP_SECONDS + flops / (FLOPS_PER_SECOND * config.trainer.threads))
+    slower = SIDEWAYS if config.arch.fusion == "late" or config.arch.num_experts else 1.0
+    return config.tokens_per_step / slower / (STEP_SECONDS + flops / (FLOPS_PER_SECOND * config.trainer.threads))
 
 
 def observe(records: Iterable[dict[str, Any]], configs: Sequence[RunConfig]) -> Speeds:

@@ -134,7 +134,8 @@ class StepBoundary(lightning.Callback):
                 "tokens_per_second": steps * self.config.tokens_per_step / max(now - self.logged_at, 1e-9),
             }
         )
-        self.state.window_loss = self.state.window_targets = 0.0
+        if module.step % self.config.trainer.log_every_steps == 0:  # a trunk's last row must not cut its branches' next
+            self.state.window_loss = self.state.window_targets = 0.0
         self.logged_at, self.logged_step = now, module.step
 
     def _write(self, values: dict[str, Any]) -> None:

@@ -36,8 +36,11 @@ def experts_one_by_one(layer: MoE, x_SD: torch.Tensor, counts_E: torch.Tensor) -
 
 
 def counted(config: RunConfig, batch: Batch, backward: bool) -> int:
-    """FLOPs torch's counter sees. Attention runs as plain products: flash attention's backward computes its scores twice
-    (5 products where the formula, like every published one, counts 4)."""
+    """FLOPs torch's counter sees.
+
+    Attention runs as plain products: flash attention's backward computes its scores a second time (5 products where the
+    formula, like every published one, counts 4).
+    """
     model = build(config)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         output = model(batch)
@@ -111,7 +114,9 @@ def test_late_unpaired_has_the_same_decoder_as_early(make_config: MakeConfig, si
 
 
 def test_a_vision_encoder_that_leaves_no_decoder_is_refused(make_config: MakeConfig) -> None:
-    config = make_config("late", size={"vision_width": 64, "vision_depth": 8, "vision_heads": 1}, arch={"pairing": "none"})
+    config = make_config(
+        "late", size={"vision_width": 64, "vision_depth": 8, "vision_heads": 1}, arch={"pairing": "none"}
+    )
     for pairing in ("flops", "params"):
         with pytest.raises(ConfigError, match=r"leaves no room for a late decoder with arch.pairing=" + pairing):
             ffn_hidden(dataclasses.replace(config, arch=dataclasses.replace(config.arch, pairing=pairing)))

@@ -141,7 +141,10 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, code: str, expe
 @pytest.mark.parametrize(
     ("file", "code"),
     [
-        ("nmm/training/run.py", "from nmm import __version__\nimport lightning\nfrom nmm.data.loader import TrainLoader"),
+        (
+            "nmm/training/run.py",
+            "from nmm import __version__\nimport lightning\nfrom nmm.data.loader import TrainLoader",
+        ),
         ("nmm/training/callbacks.py", "def mirror():\n    import wandb"),
         ("nmm/data/module.py", "import lightning, torch\nfrom .source import RowSource"),
         ("nmm/data/world.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),

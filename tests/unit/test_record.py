@@ -242,10 +242,12 @@ def test_config_is_written_once(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------- the table
 
-COLUMNS = """run_id sweep arch size seed trunk_id status n_total n_non_embedding n_active n_active_non_embedding
+COLUMNS = """
+run_id sweep arch size seed trunk_id status n_total n_non_embedding n_active n_active_non_embedding
 n_decoder_non_embedding n_vision tokens text_tokens image_tokens flops_6nd flops_exact loss_caption loss_interleaved
 loss_text loss_avg loss_mixture entropy_caption entropy_interleaved entropy_text entropy_avg entropy_mixture
-colour_excess on_plateau wall_seconds tokens_per_second steps order_hash""".split()
+colour_excess on_plateau wall_seconds tokens_per_second steps order_hash
+"""
 
 
 def make_record(run_id: str, role: str = "run", state: str = "done") -> dict[str, Any]:
@@ -278,7 +280,7 @@ def make_record(run_id: str, role: str = "run", state: str = "done") -> dict[str
 
 def test_a_row_has_the_promised_columns() -> None:
     row = flatten(make_record("r"))
-    assert sorted(row) == sorted(COLUMNS)
+    assert sorted(row) == sorted(COLUMNS.split())
     assert (row["n_total"], row["n_vision"], row["flops_exact"]) == (10, 15, 2.0)
     assert (row["loss_caption"], row["loss_mixture"]) == (1.0, 5.0)
     assert math.isnan(row["entropy_avg"])

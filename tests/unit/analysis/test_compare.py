@@ -91,8 +91,8 @@ def test_nothing_is_claimed_outside_the_compute_of_both(early: Fits) -> None:
 
 def test_forms_that_disagree_cancel_the_verdict(early: Fits) -> None:
     better = fits_of(replace(BASE, A=75.0, B=170.0), "moe", seed=1)
-    mixed = compare({"known": early["known"], "free": better["free"]}, {"known": better["known"], "free": early["free"]},
-                    ("early", "moe"), "text")  # fmt: skip
+    left, right = ({"known": a["known"], "free": b["free"]} for a, b in ((early, better), (better, early)))
+    mixed = compare(left, right, ("early", "moe"), "text")
     assert mixed.by_form == {"known": "right", "free": "left"}
     assert mixed.outcome == "unresolved" and "the forms of the law disagree" in mixed.verdict
 

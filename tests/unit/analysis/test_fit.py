@@ -68,10 +68,8 @@ def test_no_multi_start_of_scipy_goes_lower(table: RunTable, form: str, delta: f
 
 def test_objective_is_a_sum_over_rows(table: RunTable) -> None:
     sample = sample_of(table)
-    doubled = Sample(
-        sample.group, sample.target, sample.run_ids * 2,
-        *(np.tile(v, 2) for v in (sample.size, sample.tokens, sample.compute, sample.loss, sample.entropy, sample.cluster)),
-    )  # fmt: skip
+    columns = (sample.size, sample.tokens, sample.compute, sample.loss, sample.entropy, sample.cluster)
+    doubled = Sample(sample.group, sample.target, sample.run_ids * 2, *(np.tile(v, 2) for v in columns))
     one, two = fit_law(sample, "free", 1e-3), fit_law(doubled, "free", 1e-3)
     assert two.objective_value == pytest.approx(2 * one.objective_value, rel=1e-9)
     assert two.params["beta"] == pytest.approx(one.params["beta"], rel=1e-6)

@@ -48,7 +48,9 @@ def test_rotation_is_a_rotation_by_position_times_frequency() -> None:
             angle = p * 10_000.0 ** (-pair / 3)
             a, b = x[0, 0, t, pair].item(), x[0, 0, t, pair + 3].item()
             assert turned[0, 0, t, pair].item() == pytest.approx(a * math.cos(angle) - b * math.sin(angle), abs=1e-4)
-            assert turned[0, 0, t, pair + 3].item() == pytest.approx(a * math.sin(angle) + b * math.cos(angle), abs=1e-4)
+            assert turned[0, 0, t, pair + 3].item() == pytest.approx(
+                a * math.sin(angle) + b * math.cos(angle), abs=1e-4
+            )
 
 
 def test_scores_depend_on_distance_alone() -> None:

@@ -50,12 +50,9 @@ def oracle(document: list[int], image: list[int], bidirectional: bool, separate:
     for q in range(len(document)):
         row = []
         for k in range(len(document)):
-            if (document[q] < 0) != (document[k] < 0):
-                row.append(False)
-            elif separate and document[q] != document[k]:
-                row.append(False)
-            else:
-                row.append(k <= q or (bidirectional and image[q] >= 0 and image[q] == image[k]))
+            together = document[q] == document[k] or (not separate and document[q] >= 0 and document[k] >= 0)
+            same_image = bidirectional and image[q] >= 0 and image[q] == image[k]
+            row.append(together and (k <= q or same_image))
         seen.append(row)
     return seen
 

@@ -149,7 +149,9 @@ def test_padding_counts_for_nothing_in_the_balance() -> None:
 def test_balance_is_one_when_balanced_and_the_number_of_experts_when_collapsed() -> None:
     layer = make(4)
     uniform = torch.full((1, 4, 4), 0.25)
-    assert layer._statistics(uniform, torch.arange(4).view(1, 4, 1), torch.ones(1, 4)).balance.item() == pytest.approx(1)
+    assert layer._statistics(uniform, torch.arange(4).view(1, 4, 1), torch.ones(1, 4)).balance.item() == pytest.approx(
+        1
+    )
     collapsed = torch.nn.functional.one_hot(torch.zeros(1, 4, dtype=torch.long), 4).float()
     chosen = torch.zeros(1, 4, 1, dtype=torch.long)
     assert layer._statistics(collapsed, chosen, torch.ones(1, 4)).balance.item() == pytest.approx(4)
