@@ -67,7 +67,7 @@ def _compare_form(left: FitResult, right: FitResult, names: tuple[str, str], tar
         return _without_numbers("no overlap", names, target)
     gap, below, above, draws = _difference(curves[0][:, inside], curves[1][:, inside])
     sign = np.where(below > 0, 1, np.where(above < 0, -1, 0))
-    outcome = _outcome(sign)
+    outcome = _outcome(sign, compute)
     multiplier, at = _multiplier(left, right, compute)
     return Comparison(
         *names,
@@ -101,12 +101,12 @@ def _difference(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
     return gap, gap - reach * spread, gap + reach * spread, draws
 
 
-def _outcome(sign: NDArray[np.int_]) -> str:
-    if (sign > 0).any() and (sign < 0).any():
+def _outcome(sign: NDArray[np.int_], compute: Array) -> str:
+    """Who is lower; a sign counts when it is resolved over at least a factor of 2 in compute."""
+    left, right = (len(held) > 1 and held[-1] >= _MIN_SPAN * held[0] for held in (compute[sign > 0], compute[sign < 0]))
+    if left and right:
         return "crossing"
-    if (sign > 0).any():
-        return "left"
-    return "right" if (sign < 0).any() else "unresolved"
+    return "left" if left else "right" if right else "unresolved"
 
 
 def _crossing(compute: Array, gap: Array, draws: Array) -> Interval:

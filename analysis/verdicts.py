@@ -60,7 +60,7 @@ def signs(c: Comparison) -> list[int]:
 
 def order(c: Comparison) -> tuple[str, str]:
     """(lower, higher) in loss; for a crossing, (lower at small compute, lower at large compute)."""
-    first = next((s for s in signs(c) if s), 1)
+    first = next((s for s in signs(c) if s), 1) if c.outcome == "crossing" else -1 if c.outcome == "right" else 1
     return (c.left, c.right) if first > 0 else (c.right, c.left)
 
 
@@ -96,9 +96,7 @@ def difference_text(c: Comparison) -> tuple[str, str]:
     lower, higher = order(c)
     flip, at = (1.0 if lower == c.left else -1.0), shown_at(c)
     low, high = sorted((flip * c.low[at], flip * c.high[at]))
-    number = (
-        f"{percent(flip * c.difference[at])} [{percent(low)}, {percent(high)}] at {compute_text(c.compute[at])} FLOPs"
-    )
+    number = f"{percent(flip * c.difference[at], low, high)} at {compute_text(c.compute[at])} FLOPs"
     return f"loss of {higher} over {lower}", number
 
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests: files of conf/, run directories, real batches, the `nmm` command line.
+"""Helpers of the tests: tiny shards, configs on them, run directories, real batches, the `nmm` command line.
 
 Nothing here imports torch at module level, so tests that need none stay fast.
 """
@@ -15,7 +15,10 @@ from typing import Any
 import yaml
 
 from nmm.batch import Batch
-from nmm.config import RunConfig, run_id
+from nmm.config import RunConfig, from_dict, run_id
+from nmm.data.shards import write_shards
+from nmm.data.world import WorldConfig
+from nmm.resolve import finalize
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("caption", "interleaved", "text")
@@ -27,6 +30,33 @@ def conf(group: str, option: str) -> dict[str, Any]:
     """One file of conf/ as it stands."""
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "conf" / group / f"{option}.yaml").read_text())
     return loaded
+
+
+def write_tiny_shards(out: Path) -> Path:
+    """300 training, 60 validation and 10 test documents of each source of a small world."""
+    counts = {source: {"train": 300, "val": 60, "test": 10} for source in SOURCES}
+    write_shards(WorldConfig(num_entities=150, name_words=16), out, counts, 128, progress=False)
+    return out
+
+
+def tiny_config_on(shards: Path, arch: str = "early", size: str = "d16", /, **groups: Any) -> RunConfig:
+    """A finalized config of a few eager steps on tiny shards.
+
+    A group is given as a dict of the fields that differ (``trainer={"micro_batches": 2}``), anything else as its value.
+    """
+    values: dict[str, Any] = {
+        "arch": conf("arch", arch),
+        "size": conf("size", size),
+        "data": {**conf("data", "world"), "path": str(shards), "eval_rows": 6},
+        "optim": conf("optim", "adamw"),
+        "schedule": {**conf("schedule", "wsd"), "warmup_steps": 4},
+        "trainer": {**conf("trainer", "cpu"), "compile": "off", "log_every_steps": 2, "progress": False},
+        "budget": {"steps": 12},
+    }
+    for name, change in groups.items():
+        is_group = isinstance(change, dict) and name != "budget"
+        values[name] = {**values.get(name, {}), **change} if is_group else change
+    return finalize(from_dict(values))
 
 
 def run_directory(config: RunConfig) -> Path:

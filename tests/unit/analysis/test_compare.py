@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from analysis.bootstrap import bootstrap
-from analysis.compare import compare, compare_all
+from analysis.compare import _outcome, compare, compare_all
 from analysis.fit import fit_law
 from analysis.result import FitResult, plain
 from analysis.synthetic import Surface, simulate
@@ -56,6 +57,16 @@ def test_the_compute_multiplier_is_that_of_the_surfaces(early: Fits) -> None:
 def test_equal_surfaces_are_not_told_apart(early: Fits) -> None:
     found = compare(early, fits_of(BASE, "twin", seed=7), ("early", "twin"), "text")
     assert found.outcome == "unresolved" and headline(found) == "no difference resolved"
+
+
+def test_a_sliver_of_resolved_compute_is_no_verdict() -> None:
+    compute, sign = np.geomspace(1e10, 1e12, 21), np.zeros(21, dtype=int)
+    sign[0] = 1
+    assert _outcome(sign, compute) == "unresolved"
+    sign[:5] = 1
+    assert _outcome(sign, compute) == "left"
+    sign[-5:] = -1
+    assert _outcome(sign, compute) == "crossing"
 
 
 def test_a_crossing_is_found_inside_the_range(early: Fits) -> None:

@@ -31,5 +31,7 @@ def test_intervals() -> None:
 
 
 def test_percent_and_compute() -> None:
-    assert [percent(v) for v in (1.234, -0.0341, 12.3, 0.0)] == ["+1.2 %", "-0.034 %", "+12 %", "0 %"]
+    assert percent(1.71, 0.46, 2.93) == "+1.7 % [+0.5, +2.9]"
+    assert percent(7.42, 0.044, 15.2) == "+7.4 % [+0.0, +15.2]"
+    assert percent(-0.034, -0.061, -0.002) == "-0.034 % [-0.061, -0.002]"
     assert (compute_text(2.13e12), compute_text(8e6), compute_text(float("nan"))) == ("2.1e12", "8.0e6", "-")

@@ -1,0 +1,44 @@
+"""Twenty steps of every architecture as they were when last looked at. To write them anew (say why in the commit):
+
+PYTHONPATH=.:tests python tests/golden/golden.py
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lab import ARCHS, metrics, tiny_config_on, train, write_tiny_shards
+
+FILE = Path(__file__).with_name("losses.json")
+STEPS = 20
+
+
+def twenty_steps(shards: Path, arch: str, out: Path) -> dict[str, Any]:
+    """Loss of every step, held-out losses, and which rows were delivered."""
+    trainer = {"log_every_steps": 1, "precision": "fp32"}
+    config = tiny_config_on(shards, arch, out=str(out), budget={"steps": STEPS}, trainer=trainer)
+    result = train(config)["result"]
+    rows = metrics(config)
+    return {
+        "shards": config.data.fingerprint,
+        "order_hash": result["order_hash"],
+        "train": [rows[step, "train"]["train_loss"] for step in range(1, STEPS + 1)],
+        "held_out": result["loss"],
+        "entropy": result["entropy"],
+    }
+
+
+def main() -> None:
+    """Write losses.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write_tiny_shards(Path(folder) / "shards")
+        found = {arch: twenty_steps(shards, arch, Path(folder) / "runs") for arch in ARCHS}
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"wrote {STEPS} steps of {', '.join(ARCHS)}: {FILE}")
+
+
+if __name__ == "__main__":
+    main()
