@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nmm.batch import SOURCES
 from nmm.compose import explain
 from nmm.config import ConfigError, RunConfig, from_dict, run_id
 from nmm.record import RecordError, read_record
@@ -65,7 +66,7 @@ def report(record: dict[str, Any], directory: Path) -> None:
     if "result" not in record:
         return  # a rank above 0
     loss = record["result"].get("loss", {})
-    numbers = "  ".join(f"{name} {value:.4f}" for name, value in loss.items())
+    numbers = "  ".join(f"{name} {loss[name]:.4f}" for name in (*SOURCES, "avg", "mixture") if name in loss)
     print(f"{record['status']}: {record['steps']} steps, loss {numbers or 'unknown'} -> {directory / 'record.json'}")
     if record["status"] != "done":
         raise SystemExit(3)

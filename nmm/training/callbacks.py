@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -184,6 +185,9 @@ def wandb_mirror(config: RunConfig, directory: Path | None) -> Iterator[Callable
     if config.logger.name == "none" or directory is None:
         yield lambda values: None
         return
+    # In the environment, as wandb reads its settings twice: a mode given to ``init`` alone leaves its own telemetry on.
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
+    os.environ.setdefault("WANDB_CACHE_DIR", str(directory / "wandb" / "cache"))
     import wandb
 
     name = run_id(config)

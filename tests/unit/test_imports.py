@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "nmm.model": (*L0, "nmm.flops"),
     "nmm.evaluate": (*L0, "nmm.flops", "nmm.data", "nmm.model"),
     "nmm.training": (*L0, "nmm.flops", "nmm.data", "nmm.model", "nmm.evaluate"),
-    "nmm.train": ("nmm.training", "nmm.resolve", "nmm.compose", "nmm.config", "nmm.record"),
+    "nmm.train": (*L0, "nmm.training", "nmm.resolve", "nmm.compose"),
     "nmm.commands": ("nmm.compose", "nmm.config", "nmm.flops", "nmm.data"),
     "nmm.cli": ("nmm.config", "nmm.record", "nmm.commands", "sweeps.commands", "analysis.commands"),
     "sweeps": ("nmm.config", "nmm.flops", "nmm.record", "nmm.resolve", "nmm.compose"),
