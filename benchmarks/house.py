@@ -39,10 +39,11 @@ def main() -> None:
     longest_file = max(lengths, key=lambda f: lengths[f])
     longest = max(functions, key=lambda f: functions[f])
     ninetieth = sorted(functions.values())[int(0.9 * len(functions))]
-    print(f"{len(files)} files, {sum(lengths.values()):,} lines; median file {statistics.median(lengths.values()):.0f}, "
-          f"longest {lengths[longest_file]} ({longest_file})")  # fmt: skip
-    print(f"{len(functions)} functions; median {statistics.median(functions.values()):.0f} lines, 90 % up to {ninetieth}, "
-          f"longest {functions[longest]} ({longest})")  # fmt: skip
+    median_file, median = statistics.median(lengths.values()), statistics.median(functions.values())
+    print(f"{len(files)} files, {sum(lengths.values()):,} lines; median file {median_file:.0f}, ", end="")
+    print(f"longest {lengths[longest_file]} ({longest_file})")
+    print(f"{len(functions)} functions; median {median:.0f} lines, 90 % up to {ninetieth}, ", end="")
+    print(f"longest {functions[longest]} ({longest})")
     for here in sorted({a for a, _ in arrows}):
         print(f"  {here:18} -> {', '.join(sorted(b for a, b in arrows if a == here))}")
 

@@ -1,6 +1,6 @@
 """Kill a run at random moments with SIGKILL, start it again each time, and compare it with a run nobody disturbed.
 
-    python benchmarks/resume_drill.py [--kills 5] [--archs early late moe] [--steps 60] [--seed 0] [--cold]
+    python benchmarks/resume_drill.py [--kills 5] [--archs early late moe] [--steps 60] [--seed 0] [--cold] [--compile]
 
 Every attempt is a process of its own: forked from this one, which has imported everything and computed nothing, or
 with --cold a fresh interpreter. Every second kill waits for the moment a checkpoint is being written. Runs accumulate
@@ -49,7 +49,7 @@ class Drill:
     differing: list[str]
 
 
-def make_config(folder: Path, arch: str, steps: int) -> RunConfig:
+def make_config(folder: Path, arch: str, steps: int, compiled: bool) -> RunConfig:
     """The smallest model of ``arch``, two micro-batches a step, a checkpoint every third step, every step logged."""
     return finalize(
         compose(
@@ -63,7 +63,7 @@ def make_config(folder: Path, arch: str, steps: int) -> RunConfig:
                 "trainer.micro_batches=2",
                 "trainer.checkpoint_every_steps=3",
                 "trainer.log_every_steps=1",
-                "trainer.compile=off",
+                f"trainer.compile={'on' if compiled else 'off'}",
                 "trainer.progress=false",
                 f"out={folder / 'disturbed'}",
             ]
@@ -204,6 +204,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
     parser.add_argument("--cold", action="store_true", help="a fresh interpreter for every attempt")
+    parser.add_argument(
+        "--compile", action="store_true", help="compiled steps; every attempt compiles or finds them cached"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON line for each architecture instead")
     arguments = parser.parse_args()
     if not arguments.cold:
@@ -215,7 +218,7 @@ def main() -> int:
         counts = {s: {"train": 300, "val": 60} for s in ("caption", "interleaved", "text")}
         write_shards(world, folder / "shards", counts, progress=False)
         for arch in arguments.archs:
-            config = make_config(folder, arch, arguments.steps)
+            config = make_config(folder, arch, arguments.steps, arguments.compile)
             found = drill(config, arguments.kills, rng, "spawn" if arguments.cold else "fork")
             failed |= bool(found.differing)
             if arguments.json:

@@ -1,4 +1,4 @@
-"""What a training step costs by width, precision and compilation: where `precision: auto` and `compile: auto` come from.
+"""What a step costs by width, precision and compilation: where `precision: auto` and `compile: auto` come from.
 
     python benchmarks/step_speed.py [--archs early moe] [--sizes d32 d64] [--steps 30]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_throughput.py [--archs early] [--sizes d24 d32] [--tokens 100000 ...] [--workers 2]
 
-Both start from the same finished shards, with an empty cache of compiled code each, and end with the same points (N, D).
+Both start from the same shards, with an empty cache of compiled code each, and end with the same points (N, D).
 The launcher gains from sharing trunks between token counts, from its workers, and from paying imports once a worker.
 """
 

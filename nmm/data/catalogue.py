@@ -1,6 +1,6 @@
 """The catalogue: what every entity looks like, is called, and what is true of it.
 
-    M  entities (index 0 is the most popular)      F  words per half of a name
+M  entities (index 0 is the most popular)      F  words per half of a name
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class Language:
         writer.emit(last, kind)
 
     def _novelty(self, writer: TokenWriter, thing: SceneObject, earlier: Sequence[Objects]) -> None:
-        """"new", or "again" with the number of the latest earlier picture that shows the entity."""
+        """ "new", or "again" with the number of the latest earlier picture that shows the entity."""
         shown = [n for n, objects in enumerate(earlier) if any(o.entity == thing.entity for o in objects)]
         if shown:
             writer.emit("again")

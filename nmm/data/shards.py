@@ -247,4 +247,3 @@ def _bar(show: bool) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, disable=not show)
-

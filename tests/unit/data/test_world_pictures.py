@@ -140,9 +140,7 @@ def test_scenes_are_read_back_from_pixels(config):
     for source in ("caption", "interleaved"):
         for document in world.documents(source, "test", 100, 120):
             for image, objects in zip(document.images, document.scene, strict=True):
-                truth = [
-                    (o.cell, o.size, o.jitter, *(int(a[o.entity]) for a in looks(catalogue))) for o in objects
-                ]
+                truth = [(o.cell, o.size, o.jitter, *(int(a[o.entity]) for a in looks(catalogue))) for o in objects]
                 assert decode(config, image) == truth
                 seen += len(truth)
     assert seen > 500
