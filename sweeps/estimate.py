@@ -1,8 +1,9 @@
 """What a run will cost before it has run: FLOPs exactly, seconds and memory by a small model that records improve.
 
 seconds = setup + steps x (overhead + FLOPs / rate) + one evaluation. The constants fit compiled fp32 steps of 512
-tokens of the demo on one CPU core (early fusion: 66k, 42k and 25k tokens/s at widths 32, 48 and 64). Every finished run replaces them by what
-was observed: its own tokens/s for its (arch, size), and the median ratio to the model for shapes not seen yet.
+tokens of the demo on one CPU core (early fusion: 66k, 42k and 25k tokens/s at widths 32, 48 and 64). Every finished run
+replaces them by what was observed: its own tokens/s for its (arch, size), and the median ratio to the model for shapes
+not seen yet.
 """
 
 from __future__ import annotations

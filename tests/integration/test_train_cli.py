@@ -9,6 +9,7 @@ import pytest
 from lab import nmm
 
 from nmm.record import read_json
+from nmm.train import report
 
 SHORT = ("size=d16", "data.eval_rows=4", "trainer.compile=off", "trainer.log_every_steps=2", "schedule.warmup_steps=2")
 
@@ -79,13 +80,19 @@ def test_a_list_of_runs_and_again_nothing(tiny_shards: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_divergence_has_an_exit_code_of_its_own(tiny_shards: Path, tmp_path: Path) -> None:
-    wild = ("optim.lr=1e18", "optim.grad_clip=1e9", "budget.steps=12")
-    done = nmm("train", *SHORT, *wild, f"data.path={tiny_shards}", "out=runs", cwd=tmp_path)
-    assert done.returncode == 3
-    assert done.stdout.startswith("diverged: ")
-    (record,) = (tmp_path / "runs").glob("*/record.json")
-    assert read_json(record)["status"] == "diverged"
+def test_the_closing_line_and_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"status": "done", "steps": 7, "result": {"loss": {"avg": 2.0, "text": 1.5, "mixture": 3.0}}}
+    report(record, tmp_path)
+    assert (
+        capsys.readouterr().out
+        == f"done: 7 steps, loss text 1.5000  avg 2.0000  mixture 3.0000 -> {tmp_path}/record.json\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        report({"status": "diverged", "steps": 7, "result": {"error": "loss nan"}}, tmp_path)
+    assert ended.value.code == 3
+    assert capsys.readouterr().out.startswith("diverged: 7 steps, loss unknown -> ")
+    report({"status": "done"}, tmp_path)  # a rank above 0
+    assert capsys.readouterr().out == ""
 
 
 def test_help(tmp_path: Path) -> None:
