@@ -139,7 +139,6 @@ class Logger:
 class RunConfig:
     """One run, whole. See ``conf/config.yaml`` for the defaults a user composes from."""
 
-    name: str = "run"
     sweep: str = "single"
     out: str = "outputs/runs"
     seed: int = 0
@@ -249,7 +248,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 # identity
 
 _NOT_IDENTITY = {
-    "": ("name", "sweep", "out", "logger"),
+    "": ("sweep", "out", "logger"),
     "data": ("path", "world"),
     "trainer": (
         "num_workers",

@@ -130,7 +130,7 @@ def test_canonical_json_is_one_spelling() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"nosuch": 1}, "unknown key nosuch; allowed here: name, sweep"),
+        ({"nosuch": 1}, "unknown key nosuch; allowed here: sweep, out"),
         ({"trainer": {"nosuch": 1}}, "unknown key trainer.nosuch; allowed here: rows_per_step"),
         ({"trainer": 3}, "trainer. is 3, but it must be a group"),
         ({"seed": "x"}, "seed='x' must be of type int"),
