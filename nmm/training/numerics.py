@@ -50,7 +50,7 @@ def _can_compile() -> bool:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) or shutil.which("clang++"):
         return True
-    print(f"nmm: no C++ compiler ({compiler}) found, steps run eagerly and about 1.5x slower", file=sys.stderr)
+    print(f"nmm: no C++ compiler ({compiler}) found, steps run eagerly, up to 1.5x slower", file=sys.stderr)
     return False
 
 
