@@ -1,6 +1,6 @@
 """Do the world's log-probabilities agree with a trained model? The mean of q / p over the words must not exceed 1.
 
-    python benchmarks/world_calibration.py RUN_DIR     (a finished run, e.g. a branch of outputs/demo/runs)
+    python benchmarks/world_calibration.py [RUN_DIR]     (a finished run; default: one of the demo's)
 
 For words drawn from p, the mean of q / p in a context is the share of its mass that the model q gives to the words that
 are possible there: at most 1, and the missing part is what the model still spends on impossible words (a wrong name,
@@ -26,8 +26,13 @@ from nmm.training.run import validation
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="directory of a finished run")
+    demo = sorted(Path("outputs/demo/runs").glob("early-d64-branch-*/record.json"))
+    default = demo[-1].parent if demo else None
+    parser.add_argument("run", type=Path, nargs="?", default=default, help="directory of a finished run")
     run = parser.parse_args().run
+    if run is None:
+        print("needs a finished run: give its directory, or `make demo` first")
+        return
     config = from_dict(read_json(run / "config.json")["settings"])
     newest = newest_checkpoint(run)
     if newest is None:
