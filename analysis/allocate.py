@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.laws import Array
+from analysis.engine.jet import Array
 
 if TYPE_CHECKING:
     from analysis.result import FitResult, Interval

@@ -25,10 +25,11 @@ import numpy as np
 from scipy import stats
 
 from analysis.allocate import allocation_exponents
-from analysis.fit import FitError, Setup, prepare
-from analysis.laws import Array
+from analysis.engine.jet import Array
+from analysis.engine.newton import solve
+from analysis.engine.starts import global_starts, make_grid
+from analysis.fit import FitError, Setup, objective_of, prepare
 from analysis.result import FitResult, Interval
-from analysis.solver import solve
 from analysis.table import Sample
 
 METHODS = ("auto", "pairs", "clusters", "trunks")
@@ -128,7 +129,7 @@ def _resample(
         shift = np.sqrt(trunk) * rng.standard_normal((draws, groups))[:, codes]
         fitted = np.array(result.fitted)
         loss = fitted * np.exp(shift + np.sqrt(row) * rng.standard_normal((draws, rows)))
-        return np.ones((draws, rows)), np.log(np.maximum(loss - setup.added, _LEAST_EXCESS * (fitted - setup.added)))
+        return np.ones((draws, rows)), np.maximum(loss - setup.added, _LEAST_EXCESS * (fitted - setup.added))
     counts = np.zeros((draws, groups))
     np.add.at(counts, (np.arange(draws)[:, None], rng.integers(0, groups, (draws, groups))), 1.0)
     return counts[:, codes], np.broadcast_to(setup.y, (draws, rows))
@@ -168,14 +169,11 @@ def pooled_noise(fits: Sequence[tuple[FitResult, Sample]]) -> TrunkNoise | None:
 
 def _refit(setup: Setup, result: FitResult, weights: Array, targets: Array) -> Array:
     """The best of two starts per resample: its own projected grid minimum, and the point estimate. (B, P)."""
-    delta = np.inf if result.delta is None else result.delta
-    own = setup.starts(weights, 1, targets)
-    point = np.broadcast_to(result.theta, own.shape)
-    starts = np.concatenate([own, point], axis=1).reshape(-1, own.shape[2])
-    problem = setup.problem(np.repeat(weights, 2, axis=0), delta, np.repeat(targets, 2, axis=0))
-    found = solve(problem, starts)
-    best = found.objective.reshape(-1, 2).argmin(axis=1)
-    return found.theta.reshape(-1, 2, own.shape[2])[np.arange(len(best)), best]
+    problem = setup.problem(weights, objective_of(result), targets)
+    own = global_starts(problem, make_grid(problem, coarse=True), 1)[:, 0]
+    found = [solve(problem, start) for start in (own, np.broadcast_to(result.theta, own.shape))]
+    first = found[0].objective <= found[1].objective
+    return np.where(first[:, None], found[0].theta, found[1].theta)
 
 
 def interval(point: float, draws: Array, widening: float, log: bool = False) -> Interval:
@@ -190,7 +188,7 @@ def interval(point: float, draws: Array, widening: float, log: bool = False) -> 
 def _with_intervals(result: FitResult) -> FitResult:
     law = result.shape
     assert result.draws is not None
-    natural = law.to_natural(result.draws, result.center)
+    natural = law.to_natural(result.draws, result.centre)
     found: dict[str, Interval] = {}
     unidentified = dict(result.unidentified)
     for at, name in enumerate(law.names):

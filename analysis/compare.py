@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.allocate import fit_frontier, frontier_curves
-from analysis.laws import Array
+from analysis.engine.jet import Array
 from analysis.result import FitResult, Interval
 from analysis.verdicts import Comparison, forms_disagree, verdict
 

@@ -1,94 +1,109 @@
-"""One law, one sample: global start, Newton polish, robust scale, identifiability. No user-chosen starting point.
+"""One law, one sample: the rows it needs, the point fit, its covariance, and which directions are flat.
 
-Shapes: n rows, P parameters. The objective is the SUM over rows of huber_delta(ln L_fitted - ln L_observed).
+Shapes: n rows, P parameters. The objective is the SUM over rows of the penalty of a residual (``engine.objective``).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.allocate import fit_cost
-from analysis.laws import Array, Center, Law, center_of, chinchilla, interaction
-from analysis.result import VERSION, FitResult
-from analysis.solver import Problem, Solution, derivatives, jacobian, log_loss_and_shares, solve
-from analysis.starts import global_starts
+from analysis.engine.jet import Array
+from analysis.engine.law import Law
+from analysis.engine.newton import solve
+from analysis.engine.objective import Objective, objective_named
+from analysis.engine.point import FitError, PointFit, fit_point
+from analysis.engine.problem import Derivatives, Problem, derivatives, make_problem
+from analysis.engine.starts import global_starts, make_grid
+from analysis.result import LAW_OF_FORM, VERSION, FitResult, law_behind
 from analysis.table import Exclusion, Sample
 
+__all__ = ["FORMS", "FitError", "Setup", "fit_law", "flat_directions", "prepare", "profile"]
+
 FORMS = ("free", "known", "interaction")
-HUBER_EFFICIENCY = 1.345
-CHINCHILLA_DELTA = 1e-3
-_MIN_DELTA = 1e-7
-_POINT_STARTS = 6
-
-
-class FitError(ValueError):
-    """The sample cannot carry this law; the message gives the counts and what is needed."""
+_MUST_VARY = {"N": "sizes N", "D": "token counts D", "C": "budgets C"}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One sample seen through one form: the law, its target ln y (n,) and the features at the sample's centre."""
+    """One sample seen through one law: the response ``y`` (n,) it is fitted to and the centre of its columns.
+
+    form: "free" (Chinchilla with E fitted), "known" (the law of L minus the known entropy), else the law's name.
+    """
 
     form: str
     law: Law
     sample: Sample
     y: Array
-    center: Center
-    log_n: Array
-    log_d: Array
+    centre: dict[str, float]
+    fixed: dict[str, float] = field(default_factory=dict)
 
     @property
     def added(self) -> Array | float:
         """The entropy to add back to a prediction, (n,) or 0."""
         return self.sample.entropy if self.form == "known" and self.sample.entropy is not None else 0.0
 
-    def bounds(self) -> tuple[Array, Array]:
-        """(low, high), each (P,)."""
-        pairs = np.array(self.law.bounds)
-        return pairs[:, 0].copy(), pairs[:, 1].copy()
+    @property
+    def num_free(self) -> int:
+        """Parameters that are fitted."""
+        return self.law.num_params - len(self.fixed)
 
-    def problem(self, weights: Array, delta: float, y: Array | None = None) -> Problem:
-        """The solver's view for R weight vectors (R, n)."""
-        low, high = self.bounds()
-        design = self.law.design(self.log_n, self.log_d, self.center)
-        return Problem(design, self.law.offset, self.y if y is None else y, weights, delta, low, high)
-
-    def starts(self, weights: Array, keep: int, y: Array | None = None) -> Array:
-        """Global starts (R, keep, P)."""
-        target = self.y if y is None else y
-        return global_starts(self.law, self.log_n, self.log_d, self.center, target, weights, keep)
+    def problem(self, weights: Array, objective: Objective, y: Array | None = None) -> Problem:
+        """R fits with weights (R, n) and, when given, their own responses ``y`` (R, n)."""
+        response = self.y if y is None else y
+        return make_problem(self.law, self.sample.columns, self.centre, response, weights, objective, self.fixed)
 
 
-def prepare(sample: Sample, form: str) -> tuple[Setup, list[Exclusion]]:
-    """The law and target of a form; rows it cannot use come back as exclusions.
+def law_of(form: str, domains: Sequence[str] = ()) -> Law:
+    """The law behind a form. Raises ``FitError`` naming the forms and laws there are."""
+    try:
+        return law_behind(form, domains)
+    except ValueError as error:
+        raise FitError(f"unknown form {form!r}; the forms are {', '.join(FORMS)}; as a law: {error}") from error
 
-    Raises ``FitError`` when the entropy is unknown for form "known", or for too few rows or too few distinct sizes.
+
+def form_of(law: str) -> str:
+    """The form that a law's name stands for: chinchilla is "free", chinchilla_excess "known", others themselves."""
+    return {name: form for form, name in LAW_OF_FORM.items()}.get(law, law)
+
+
+def prepare(
+    sample: Sample, form: str, fixed: Mapping[str, float] | None = None, domains: Sequence[str] = ()
+) -> tuple[Setup, list[Exclusion]]:
+    """The law and response of a form; rows it cannot use come back as exclusions.
+
+    fixed: natural values of parameters that are not fitted. Raises ``FitError`` when the entropy is unknown for form
+    "known", for an unknown fixed parameter, a missing column, too few rows, or a column that does not vary.
     """
     dropped: list[Exclusion] = []
+    where = f"{sample.group}/{sample.target}, form {form}"
     if not len(sample):
         raise FitError(
             f"{sample.group}/{sample.target}: every row is left out; the reasons are listed with the exclusions"
         )
+    law, fixed = law_of(form, domains), dict(fixed or {})
     if form == "known":
         sample, dropped = _with_positive_excess(sample)
-    law = {"free": chinchilla(), "known": chinchilla(offset=False), "interaction": interaction()}.get(form)
-    if law is None:
-        raise FitError(f"unknown form {form!r}; the forms are {', '.join(FORMS)}")
-    where = f"{sample.group}/{sample.target}, form {form}"
-    if len(sample) < law.num_params + 1:
-        raise FitError(
-            f"{where}: {len(sample)} usable rows, {law.num_params + 1} needed for {law.num_params} parameters"
-        )
-    for name, values in (("sizes N", sample.size), ("token counts D", sample.tokens)):
-        if len(np.unique(values)) < 2:
-            raise FitError(f"{where}: all rows share one of the {name}; at least 2 are needed, 4 to say anything")
-    excess = sample.loss - sample.entropy if form == "known" and sample.entropy is not None else sample.loss
-    center = center_of(sample.size, sample.tokens)
-    return Setup(form, law, sample, np.log(excess), center, np.log(sample.size), np.log(sample.tokens)), dropped
+    if unknown := sorted(set(fixed) - set(law.names)):
+        raise FitError(f"{where}: cannot fix {unknown[0]!r}; its parameters are {', '.join(law.names)}")
+    if missing := [name for name in law.columns if name not in sample.columns]:
+        raise FitError(f"{where}: the law needs column {missing[0]}; the sample has {', '.join(sample.columns)}")
+    law = law.pinned(tuple(fixed)) if fixed else law
+    free = law.num_params - len(fixed)
+    if len(sample) < free + 1:
+        raise FitError(f"{where}: {len(sample)} usable rows, {free + 1} needed for {free} parameters")
+    for name in law.columns:
+        if name in _MUST_VARY and len(np.unique(sample.columns[name])) < 2:
+            what = _MUST_VARY[name]
+            raise FitError(f"{where}: all rows share one of the {what}; at least 2 are needed, 4 to say anything")
+    y = sample.loss - sample.entropy if form == "known" and sample.entropy is not None else sample.loss
+    return Setup(form, law, sample, y, law.centre_of(sample.columns), fixed), dropped
 
 
 def _with_positive_excess(sample: Sample) -> tuple[Sample, list[Exclusion]]:
@@ -108,79 +123,61 @@ def _with_positive_excess(sample: Sample) -> tuple[Sample, list[Exclusion]]:
     return sample.where(good), dropped
 
 
-def robust_sigma(residual: Array, num_params: int) -> float:
-    """Median absolute residual / 0.6745 without the ``num_params`` smallest (a fit makes that many near zero)."""
-    size = np.sort(np.abs(residual))
-    return float(np.median(size[min(num_params, len(size) - 1) :]) / 0.6745)
+def fit_law(
+    sample: Sample,
+    form: str,
+    delta: float | str = "auto",
+    check: bool = True,
+    objective: str = "log-huber",
+    fixed: Mapping[str, float] | None = None,
+    tilt: float = 1.0,
+    domains: Sequence[str] = (),
+) -> FitResult:
+    """Fit one law to one sample. No starting point is needed.
 
-
-def fit_law(sample: Sample, form: str, delta: float | str = "auto", check: bool = True) -> FitResult:
-    """Fit one form to one sample.
-
-    delta: "auto" (1.345 robust standard deviations of the residual), "chinchilla" (1e-3, arXiv 2203.15556), a positive
-    number, or infinity for squared error. check: profile E and the exponents to their bounds, to find flat directions
-    (a hold-out needs no such check). Raises ``FitError`` as ``prepare`` does, and for any other delta.
+    form: "free", "known", "interaction" or the name of any law. objective: log-huber, log-mse, log-lad, lin-huber,
+    lin-mse or lin-lad. delta: "auto" (1.345 robust standard deviations of the residual), "chinchilla" (1e-3, arXiv
+    2203.15556), a positive number, or infinity for squared error. check: profile E and the exponents to their bounds,
+    to find flat directions (a hold-out needs no such check). fixed: natural values of parameters not fitted. tilt:
+    penalty factor where the fit lies above the observation. domains: sources of a mixture law. Raises ``FitError`` as
+    ``prepare`` does, and for any other delta; ``ValueError`` for another objective.
     """
     began = time.perf_counter()
-    setup, dropped = prepare(sample, form)
-    solution, used, rule = _solve_point(setup, delta)
-    best = int(np.argmin(np.where(solution.converged, solution.objective, np.inf)))
-    if not solution.converged.any():
-        best = int(np.argmin(solution.objective))
-    result = _result(setup, solution, best, used, rule)
-    result = replace(result, excluded=tuple(e.run_id for e in dropped))
+    setup, dropped = prepare(sample, form, fixed, domains)
+    point = fit_point(setup.law, setup.sample.columns, setup.centre, setup.y, objective, delta, setup.fixed, tilt)
+    seconds = time.perf_counter() - began
+    result = _result(setup, point, tuple(domains), tilt)
+    result = replace(result, excluded=tuple(e.run_id for e in dropped), seconds_fit=seconds)
     if check and result.status in ("converged", "at_bound"):
         flat = flat_directions(setup, result)
         result = replace(result, unidentified=flat, status="not_identified" if flat else result.status)
-    return replace(result, seconds_fit=time.perf_counter() - began)
+    return result
 
 
-def _solve_point(setup: Setup, delta: float | str) -> tuple[Solution, float, str]:
-    ones = np.ones((1, len(setup.y)))
-    starts = setup.starts(ones, _POINT_STARTS)[0]
-    weights = np.ones((_POINT_STARTS, len(setup.y)))
-    fixed, rule = _fixed_delta(delta)
-    if fixed is not None:
-        return solve(setup.problem(weights, fixed), starts), fixed, rule
-    solution = solve(setup.problem(weights, np.inf), starts)
-    used = floor = 0.0
-    for _ in range(3):
-        best = solution.theta[int(np.argmin(solution.objective))]
-        residual = log_loss_and_shares(setup.problem(ones, np.inf), best[None])[0][0] - setup.y
-        used = max(HUBER_EFFICIENCY * robust_sigma(residual, setup.law.num_params), floor, _MIN_DELTA)
-        floor = floor or used / 2.0
-        again = np.concatenate([starts, best[None]])
-        solution = solve(setup.problem(np.ones((len(again), len(setup.y))), used), again)
-    return solution, used, rule
+def objective_of(result: FitResult) -> Objective:
+    """The objective that a result minimised."""
+    return objective_named(result.objective, 1e-3 if result.delta is None else result.delta, result.tilt)
 
 
-def _fixed_delta(delta: float | str) -> tuple[float | None, str]:
-    if delta == "auto":
-        return None, "auto: 1.345 robust sigma"
-    if delta == "chinchilla":
-        return CHINCHILLA_DELTA, "chinchilla preset: 1e-3"
-    if isinstance(delta, str):
-        try:
-            delta = float(delta)
-        except ValueError:
-            raise FitError(f"delta is {delta!r}; allowed are auto, chinchilla, or a positive number") from None
-    if not delta > 0:
-        raise FitError(f"delta is {delta}; allowed are auto, chinchilla, or a positive number")
-    return float(delta), "fixed"
+def held(setup: Setup, theta: Array) -> NDArray[np.bool_]:
+    """Which working parameters (P,) sit at a bound or are fixed."""
+    low, high = np.array(setup.law.bounds, dtype=float).T
+    fixed = np.array([name in setup.fixed for name in setup.law.names])
+    return np.asarray((theta <= low) | (theta >= high) | fixed)
 
 
-def _result(setup: Setup, solution: Solution, best: int, delta: float, rule: str) -> FitResult:
-    law, sample, theta = setup.law, setup.sample, solution.theta[best]
-    problem = setup.problem(np.ones((1, len(sample))), delta)
-    _, _, hessian, metric = derivatives(problem, theta[None])
-    log_fit, jac, _ = jacobian(problem, theta[None])
-    fitted = np.exp(log_fit[0]) + setup.added
-    low, high = setup.bounds()
-    at_bound = bool(np.any((theta <= low) | (theta >= high)))
-    count, gap = _optima(solution, best)
+def _result(setup: Setup, point: PointFit, domains: tuple[str, ...], tilt: float) -> FitResult:
+    law, sample, theta = setup.law, setup.sample, point.theta
+    found = derivatives(point.problem, theta[None], with_metric=True)
+    fitted = law.loss(theta[None], sample.columns, setup.centre)[0] + setup.added
+    stuck = held(setup, theta)
+    fixed = np.array([name in setup.fixed for name in law.names])
+    objective = point.problem.objective
     entropy = None if sample.entropy is None else float(sample.entropy.mean())
     r2_excess, note = _r2_excess(sample, fitted)
-    natural = law.to_natural(theta[None], setup.center)[0]
+    natural = law.to_natural(theta[None], setup.centre)[0]
+    columns = sample.columns
+    has_cost = {"N", "D", "C"} <= set(columns)
     return FitResult(
         form=setup.form,
         law=law.name,
@@ -188,31 +185,32 @@ def _result(setup: Setup, solution: Solution, best: int, delta: float, rule: str
         target=sample.target,
         params=dict(zip(law.names, map(float, natural), strict=True)),
         theta=theta,
-        center=setup.center,
+        centre=setup.centre,
+        fixed=setup.fixed,
+        domains=domains,
         known_entropy=entropy,
         entropy_is_added=setup.form == "known",
-        objective="log-huber" if np.isfinite(delta) else "log-mse",
-        objective_value=float(solution.objective[best]),
-        delta=delta if np.isfinite(delta) else None,
-        delta_rule=rule,
-        sigma=robust_sigma(log_fit[0] - setup.y, law.num_params),
-        status="failed" if not solution.converged[best] else "at_bound" if at_bound else "converged",
+        objective=objective.name,
+        objective_value=point.value,
+        delta=float(objective.delta) if objective.penalty == "huber" else None,
+        delta_rule=point.delta_rule,
+        tilt=tilt,
+        sigma=point.sigma,
+        status="failed" if not point.converged else "at_bound" if (stuck & ~fixed).any() else "converged",
         unidentified={},
-        condition=_condition(metric[0]),
-        num_optima=count,
-        gap=gap,
-        gradient_norm=float(solution.gradient_norm[best]),
-        covariance=None if at_bound else _sandwich(setup, log_fit[0], jac[0], hessian[0], delta),
+        condition=_condition(found, ~stuck),
+        num_optima=point.num_optima,
+        gap=point.gap,
+        gradient_norm=point.gradient_norm,
+        covariance=sandwich(setup, found, ~stuck),
         n_rows=len(sample),
         n_clusters=sample.num_clusters,
-        n_sizes=len(np.unique(sample.size)),
-        r2_log_loss=_r2(np.log(sample.loss), np.log(fitted)),
+        n_sizes=len(np.unique(columns["N"])) if "N" in columns else None,
+        r2_log_loss=_r2(np.log(sample.loss), np.log(fitted)) if law.positive else _r2(sample.loss, fitted),
         r2_log_excess=r2_excess,
         r2_note=note,
-        size_range=_span(sample.size),
-        tokens_range=_span(sample.tokens),
-        compute_range=_span(sample.compute),
-        cost=fit_cost(sample.size, sample.tokens, sample.compute),
+        ranges={name: _span(values) for name, values in columns.items()},
+        cost=fit_cost(columns["N"], columns["D"], columns["C"]) if has_cost else None,
         min_excess_ratio=None if sample.entropy is None else float(np.min(sample.loss / sample.entropy) - 1.0),
         digest=sample.digest(),
         version=VERSION,
@@ -241,54 +239,49 @@ def _r2_excess(sample: Sample, fitted: Array) -> tuple[float | None, str]:
     return _r2(np.log(observed), np.log(predicted)), ""
 
 
-def _optima(solution: Solution, best: int) -> tuple[int, float | None]:
-    """How many distinct local optima the starts reached, and the relative gap from the best to the second."""
-    found: list[int] = []
-    for i in np.argsort(solution.objective):
-        near = (np.abs(solution.theta[i] - solution.theta[j]).max() < 1e-3 for j in found)
-        if solution.converged[i] and not any(near):
-            found.append(int(i))
-    if len(found) < 2:
-        return max(len(found), 1), None
-    lowest = max(float(solution.objective[best]), 1e-300)
-    return len(found), float(solution.objective[found[1]] / lowest - 1.0)
-
-
-def _condition(metric: Array) -> float:
-    """Condition number of the curvature after scaling every parameter to unit curvature."""
+def _condition(found: Derivatives, free: NDArray[np.bool_]) -> float:
+    """Condition number of the reweighted curvature of the free parameters, each scaled to unit curvature."""
+    assert found.metric is not None
+    metric = found.metric[0][np.ix_(free, free)]
+    if not len(metric):
+        return 1.0
     scale = np.sqrt(np.maximum(np.diag(metric), 1e-300))
     values = np.linalg.eigvalsh(metric / np.outer(scale, scale))
     return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
 
-def _sandwich(setup: Setup, log_fit: Array, jac: Array, hessian: Array, delta: float) -> Array | None:
-    """Cluster-robust covariance of theta (P, P) with the G/(G-1) (n-1)/(n-P) correction; None when singular."""
-    sample, rows, width = setup.sample, len(setup.y), setup.law.num_params
+def sandwich(setup: Setup, found: Derivatives, free: NDArray[np.bool_]) -> Array | None:
+    """Cluster-robust covariance of theta (P, P) with the G/(G-1) (n-1)/(n-P) correction, zero for parameters that are
+    held; None where the curvature is singular or there are no degrees of freedom."""
+    sample, rows, width = setup.sample, len(setup.y), int(free.sum())
     groups = sample.num_clusters
-    if groups < 2 or rows <= width or np.linalg.eigvalsh(hessian)[0] <= 0:
+    hessian = found.hessian[0][np.ix_(free, free)]
+    if groups < 2 or rows <= width or not width or np.linalg.eigvalsh(hessian)[0] <= 0:
         return None
-    scores = np.clip(log_fit - setup.y, -delta, delta)[:, None] * jac
     codes = np.unique(sample.cluster, return_inverse=True)[1]
     summed = np.zeros((groups, width))
-    np.add.at(summed, codes, scores)
+    np.add.at(summed, codes, found.scores[0][:, free])
     bread = np.linalg.inv(hessian)
     factor = groups / (groups - 1) * (rows - 1) / (rows - width)
-    return factor * bread @ (summed.T @ summed) @ bread
+    out = np.zeros((len(free), len(free)))
+    out[np.ix_(free, free)] = factor * bread @ (summed.T @ summed) @ bread
+    return out
 
 
 def profile(setup: Setup, result: FitResult, name: str, values: Array) -> Array:
-    """Objective (V,) minimised over the other parameters with parameter ``name`` pinned to each value."""
+    """Objective (V,) minimised over the other parameters with working parameter ``name`` pinned to each value."""
     at = setup.law.names.index(name)
-    delta = np.inf if result.delta is None else result.delta
-    ones = np.ones((1, len(setup.y)))
-    starts = np.concatenate([result.theta[None], setup.starts(ones, 3)[0]])
+    objective = objective_of(result)
+    problem = setup.problem(np.ones((1, len(setup.y))), objective)
+    found = global_starts(problem, make_grid(problem, coarse=True), 3)[0]
+    starts = np.concatenate([result.theta[None], found])
     grid = np.repeat(starts[None], len(values), axis=0)
-    grid[:, :, at] = values[:, None]
+    grid[:, :, at] = np.asarray(values)[:, None]
     flat = grid.reshape(-1, grid.shape[2])
-    problem = setup.problem(np.ones((len(flat), len(setup.y))), delta)
-    low, high = (np.broadcast_to(b, flat.shape).copy() for b in setup.bounds())
+    low, high = (np.broadcast_to(b, flat.shape).copy() for b in (problem.low, problem.high))
     low[:, at] = high[:, at] = flat[:, at]
-    pinned = solve(replace(problem, low=low, high=high), flat)
+    weights = np.ones((len(flat), len(setup.y)))
+    pinned = solve(replace(problem, weights=weights, low=low, high=high), flat)
     return pinned.objective.reshape(len(values), -1).min(axis=1)
 
 
@@ -297,19 +290,22 @@ def flat_directions(setup: Setup, result: FitResult) -> dict[str, str]:
 
     The threshold takes the rows as independent, so it errs towards "identified"; the bootstrap is the stricter judge.
     """
-    freedom = max(result.n_rows - setup.law.num_params, 1)
+    freedom = max(result.n_rows - setup.num_free, 1)
     noise = max(result.objective_value, 1e-20 * result.n_rows) / freedom
     threshold = result.objective_value + noise * float(stats.f.ppf(0.95, 1, freedom))
-    low, high = setup.bounds()
-    flat = {}
-    for name in setup.law.exponents + (("E",) if setup.law.offset else ()):
-        if name == "gamma":
+    law, flat = setup.law, {}
+    for name in law.names:
+        kind = law.params[name]
+        if name in setup.fixed or kind.low < 0 or not (kind.exponent or name == "E"):
             continue
-        at = setup.law.names.index(name)
-        ends = np.array([v for v in (low[at], high[at]) if np.isfinite(v)])
-        reached = [
-            end for end, value in zip(ends, profile(setup, result, name, ends), strict=True) if value <= threshold
-        ]
+        ends = np.array([v for v in kind.bounds if np.isfinite(v)])
+        reached = [e for e, value in zip(ends, profile(setup, result, name, ends), strict=True) if value <= threshold]
         if reached:
-            flat[name] = f"profile reaches {0 if reached[0] < 0.01 else reached[0]:g}"
+            flat[name] = f"profile reaches {_end(reached[0], kind.log)}"
     return flat
+
+
+def _end(value: float, log: bool) -> str:
+    if log:
+        return "0" if value < 0 else "infinity"
+    return "0" if value < 0.01 else f"{value:g}"

@@ -80,7 +80,14 @@ def parameter(fit: FitResult, name: str) -> str:
     item = fit.ci.get(name)
     if item is None:
         return f"{fit.params[name]:.3g}"
-    return scale_with_interval(item) if name in fit.shape.log_names else with_interval(item)
+    return shown(item, name in fit.shape.log_names)
+
+
+def shown(item: Interval, scale: bool) -> str:
+    """An interval in words where it is not known, else with the digits it supports; ``scale`` for positive scales."""
+    if not item.known and item.why and "end lies outside" not in item.why:
+        return f"not identified ({item.why})"
+    return scale_with_interval(item) if scale else with_interval(item)
 
 
 def percent(value: float, low: float, high: float) -> str:

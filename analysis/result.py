@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.laws import Array, Center, Law, law_named
+from analysis.engine.jet import Array
+from analysis.engine.law import Law
+from analysis.laws.catalogue import MIXTURES, law_named
 
-VERSION = "analysis-1"
+VERSION = "analysis-2"
+LAW_OF_FORM = {"free": "chinchilla", "known": "chinchilla_excess"}
 STATUSES = ("converged", "at_bound", "not_identified", "failed")
+
+
+def law_behind(form: str, domains: Sequence[str] = ()) -> Law:
+    """The law of a form; ``domains`` are for the mixture laws and left out for others. Raises ``ValueError`` for an
+    unknown name."""
+    name = LAW_OF_FORM.get(form, form)
+    return law_named(name, (domains or None) if name in MIXTURES else None)
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,10 @@ class Holdout:
 class FitResult:
     """One law fitted to one sample.
 
-    form: "free" (E fitted), "known" (the law of L - E with the known entropy) or "interaction" (E fitted).
-    params: natural units, ``names`` of the law in order. theta, center: working parameters, for prediction.
-    objective_value: the sum over rows; delta None means squared error. ci: 95 % by name, missing without a bootstrap.
+    form: "free" (Chinchilla with E fitted), "known" (the law of L - E with the known entropy), else the law's name.
+    params: natural units, ``names`` of the law in order. theta, centre: working parameters, for prediction. fixed:
+    parameters that were given. objective_value: the sum over rows; delta None for penalties without one. ranges:
+    smallest and largest value of every column that was fitted. ci: 95 % by name, missing without a bootstrap.
     draws: (B, P) working parameters of the resamples; widening: factor by which deviations of a draw are stretched.
     covariance: cluster-robust sandwich of theta (P, P), or None where the curvature is singular.
     """
@@ -59,13 +70,16 @@ class FitResult:
     target: str
     params: dict[str, float]
     theta: Array
-    center: Center
+    centre: dict[str, float]
+    fixed: dict[str, float]
+    domains: tuple[str, ...]
     known_entropy: float | None
     entropy_is_added: bool
     objective: str
     objective_value: float
     delta: float | None
     delta_rule: str
+    tilt: float
     sigma: float
     status: str
     unidentified: dict[str, str]
@@ -76,14 +90,12 @@ class FitResult:
     covariance: Array | None
     n_rows: int
     n_clusters: int
-    n_sizes: int
+    n_sizes: int | None
     r2_log_loss: float
     r2_log_excess: float | None
     r2_note: str
-    size_range: tuple[float, float]
-    tokens_range: tuple[float, float]
-    compute_range: tuple[float, float]
-    cost: tuple[float, float, float]
+    ranges: dict[str, tuple[float, float]]
+    cost: tuple[float, float, float] | None
     min_excess_ratio: float | None
     digest: str
     version: str
@@ -101,7 +113,27 @@ class FitResult:
     @property
     def shape(self) -> Law:
         """The law object of this fit."""
-        return law_named(self.law)
+        law = law_behind(self.form, self.domains)
+        return law.pinned(tuple(self.fixed)) if self.fixed else law
+
+    @property
+    def size_range(self) -> tuple[float, float]:
+        """Smallest and largest N fitted."""
+        return self.ranges["N"]
+
+    @property
+    def tokens_range(self) -> tuple[float, float]:
+        """Smallest and largest D fitted."""
+        return self.ranges["D"]
+
+    @property
+    def compute_range(self) -> tuple[float, float]:
+        """Smallest and largest C fitted."""
+        return self.ranges["C"]
+
+    def respond(self, columns: Mapping[str, Array], theta: Array | None = None) -> Array:
+        """Response (B, n) of any law at ``columns`` by symbol, for ``theta`` (B, P) or the fit itself (B = 1)."""
+        return self.shape.loss(self.theta[None] if theta is None else theta, columns, self.centre)
 
     def predict(self, size: Array | float, tokens: Array | float, entropy: float | Array | None = None) -> Array:
         """Loss (n,) in nats. ``entropy`` replaces the mean known entropy of the fitted rows (form "known" only)."""
@@ -112,8 +144,7 @@ class FitResult:
     ) -> Array:
         """Loss (B, n) for working parameters (B, P)."""
         sizes, many = np.broadcast_arrays(np.atleast_1d(np.asarray(size, float)), np.asarray(tokens, float))
-        loss = self.shape.loss(theta, sizes, many, self.center)
-        return loss + self.added_entropy(entropy)
+        return self.respond({"N": sizes, "D": many}, theta) + self.added_entropy(entropy)
 
     def added_entropy(self, entropy: float | Array | None = None) -> float | Array:
         """What to add to the law to get a loss: the known entropy for form "known", otherwise 0."""
@@ -145,8 +176,9 @@ class FitResult:
         data = dict(values)
         for name in ("theta", "covariance", "draws"):
             data[name] = None if data[name] is None else np.array(data[name], dtype=float)
-        for name in ("center", "size_range", "tokens_range", "compute_range", "cost", "fitted", "excluded"):
-            data[name] = tuple(data[name])
+        for name in ("cost", "fitted", "excluded", "domains"):
+            data[name] = None if data[name] is None else tuple(data[name])
+        data["ranges"] = {key: tuple(span) for key, span in data["ranges"].items()}
         for name in ("ci", "derived"):
             data[name] = {key: Interval(**_numbers(item)) for key, item in data[name].items()}
         data["holdouts"] = {key: _holdout(item) for key, item in data["holdouts"].items()}

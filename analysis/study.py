@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.bootstrap import bootstrap, pooled_noise
 from analysis.compare import Comparison, compare_all
 from analysis.fit import FORMS, FitError, fit_law
+from analysis.laws.catalogue import describe
 from analysis.result import VERSION, FitResult, plain, write_json
-from analysis.table import Columns, Exclusion, RunTable
+from analysis.table import Columns, Exclusion, RunTable, Sample, load
 from analysis.validate import HOLDOUTS, holdout
 
 
@@ -44,6 +45,10 @@ class Study:
     bootstrap_draws: int
     seed: int
     min_tokens: float = 0.0
+    keep: str | None = None
+    positive_loss: bool = True
+    needed: tuple[str, ...] = ("N", "D")
+    notes: tuple[str, ...] = ()
     version: str = VERSION
 
     def fit(self, group: str, target: str, form: str) -> FitResult | None:
@@ -64,8 +69,64 @@ class Study:
         return tuple(t for t in self.columns.targets if t in fitted)
 
     def save(self, path: Path) -> None:
-        """Write as JSON without NaN."""
-        write_json(path, plain(asdict(self)) | {"fits": [f.to_dict() for f in self.fits]})
+        """Write as JSON without NaN: a summary of every fit first (at the top level when there is one), then all of
+        it for ``load_study``."""
+        brief = [summary(fit) for fit in self.fits]
+        top = brief[0] if len(brief) == 1 else {}
+        whole = plain(asdict(self)) | {"fits": [f.to_dict() for f in self.fits]}
+        write_json(path, {**top, "summary": brief, **whole})
+
+    def reload(self, source: Path | str) -> RunTable:
+        """The table as it was read for this study."""
+        return load(
+            source, self.columns, self.min_tokens, needed=self.needed, keep=self.keep, positive_loss=self.positive_loss
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``fit_study`` does to every group and target; see ``fit_law`` and ``bootstrap`` for each."""
+
+    forms: tuple[str, ...] = FORMS
+    delta: float | str = "auto"
+    objective: str = "log-huber"
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    tilt: float = 1.0
+    domains: tuple[str, ...] = ()
+    draws: int = 200
+    seed: int = 0
+    method: str = "auto"
+
+    def fit(self, sample: Sample, form: str, check: bool = True) -> FitResult:
+        """One point fit."""
+        return fit_law(sample, form, self.delta, check, self.objective, self.fixed, self.tilt, self.domains)
+
+
+def summary(fit: FitResult) -> dict[str, Any]:
+    """The numbers of one fit that a script wants, in plain names: parameters and intervals by name."""
+    return {
+        "group": fit.group,
+        "target": fit.target,
+        "law": fit.law,
+        "formula": describe(fit.shape, fit.params),
+        "params": fit.params,
+        "ci": {name: [item.low, item.high] for name, item in fit.ci.items()},
+        "not_identified": fit.unidentified,
+        "ci_method": fit.ci_method,
+        "status": fit.status,
+        "objective": fit.objective,
+        "delta": fit.delta,
+        "objective_value": fit.objective_value,
+        "n_rows": fit.n_rows,
+        "n_runs": fit.n_clusters,
+        "condition": fit.condition,
+        "num_optima": fit.num_optima,
+        "gap": fit.gap,
+        "gradient_norm": fit.gradient_norm,
+        "digest": fit.digest,
+        "seconds_fit": fit.seconds_fit,
+        "seconds_bootstrap": fit.seconds_bootstrap,
+    }
 
 
 def load_study(path: Path | str) -> Study:
@@ -80,63 +141,57 @@ def load_study(path: Path | str) -> Study:
     if not isinstance(data, dict) or data.get("version") != VERSION:
         found = data.get("version") if isinstance(data, dict) else None
         raise ValueError(f"{path} was written by {found!r}, this is {VERSION!r}; fit again")
-    columns = Columns(**{**data["columns"], "targets": tuple(data["columns"]["targets"])})
+    names = {f.name for f in fields(Study)}
     return Study(
         **{
-            **data,
+            **{name: value for name, value in data.items() if name in names},
             "fits": tuple(FitResult.from_dict(f) for f in data["fits"]),
             "comparisons": tuple(Comparison.from_dict(c) for c in data["comparisons"]),
             "exclusions": tuple(Exclusion(**e) for e in data["exclusions"]),
             "skipped": tuple(Skipped(**s) for s in data["skipped"]),
             "groups": tuple(data["groups"]),
-            "columns": columns,
+            "columns": Columns(**data["columns"]),
+            "needed": tuple(data["needed"]),
+            "notes": tuple(data["notes"]),
             "refused": {k: tuple(v) for k, v in data["refused"].items()},
         }
     )
 
 
 def fit_study(
-    table: RunTable,
-    forms: Sequence[str] = FORMS,
-    delta: float | str = "auto",
-    draws: int = 200,
-    seed: int = 0,
-    method: str = "auto",
-    on_fit: Callable[[str], None] = lambda label: None,
+    table: RunTable, options: Options | None = None, on_fit: Callable[[str], None] = lambda label: None
 ) -> Study:
     """Fit everything. ``on_fit`` is called with a label before each fit, for a progress bar.
 
     A fit that the rows cannot carry is listed in ``skipped``; an option that is wrong for all of them raises.
     """
+    options = options or Options()
     fits: list[FitResult] = []
     skipped: list[Skipped] = []
     exclusions = list(table.exclusions)
     for target in table.columns.targets:
         samples = {group: table.sample(group, target) for group in table.groups}
         exclusions += [missing for _, left_out in samples.values() for missing in left_out]
-        for form in forms:
+        for form in options.forms:
             points = []
             for group, (sample, _) in samples.items():
                 on_fit(f"{group} {target} {form}")
                 try:
-                    points.append((fit_law(sample, form, delta), sample))
+                    points.append((options.fit(sample, form), sample))
                 except FitError as error:
                     skipped.append(Skipped(group, target, form, "fit", str(error)))
-            noise = pooled_noise(points) if draws else None
-            for fit, sample in points:
-                fit = bootstrap(fit, sample, draws, seed, method, noise) if draws else fit
-                exclusions += [
-                    Exclusion(run, fit.group, f"{target}, form {form}", "excess", _EXCESS) for run in fit.excluded
-                ]
-                held, failed = _hold_out(sample, fit, delta)
-                fits.append(replace(fit, holdouts=held))
-                skipped += failed
-    order = {
-        key: i for i, key in enumerate((t, g, f) for t in table.columns.targets for g in table.groups for f in forms)
-    }
-    fits.sort(key=lambda fit: order[fit.target, fit.group, fit.form])
+            found, failed = _with_uncertainty(points, options)
+            fits += found
+            skipped += failed
+    exclusions += [
+        Exclusion(run, fit.group, f"{fit.target}, form {fit.form}", "excess", _EXCESS)
+        for fit in fits
+        for run in fit.excluded
+    ]
+    rank = [(t, g, f) for t in table.columns.targets for g in table.groups for f in options.forms]
+    fits.sort(key=lambda fit: rank.index((fit.target, fit.group, fit.form)))
     refused = refused_runs(table)
-    comparisons = compare_all(fits, table.groups, table.columns.targets, refused) if draws else []
+    comparisons = compare_all(fits, table.groups, table.columns.targets, refused) if options.draws else []
     return Study(
         fits=tuple(fits),
         comparisons=tuple(comparisons),
@@ -148,20 +203,42 @@ def fit_study(
         rows_read=len(table.every_row),
         rows_used=len(table.frame),
         source=table.source,
-        bootstrap_draws=draws,
-        seed=seed,
+        bootstrap_draws=options.draws,
+        seed=options.seed,
         min_tokens=table.min_tokens,
+        keep=table.keep,
+        positive_loss=table.positive_loss,
+        needed=tuple(sorted(set(table.symbols) - {"C"})),
+        notes=table.notes,
     )
 
 
+def _with_uncertainty(
+    points: Sequence[tuple[FitResult, Sample]], options: Options
+) -> tuple[list[FitResult], list[Skipped]]:
+    """Intervals and hold-outs for the fits of one form and target, whose groups share a noise estimate."""
+    noise = pooled_noise(points) if options.draws else None
+    fits, skipped = [], []
+    for fit, sample in points:
+        if options.draws:
+            fit = bootstrap(fit, sample, options.draws, options.seed, options.method, noise)
+        held, failed = _hold_out(sample, fit, options)
+        fits.append(replace(fit, holdouts=held))
+        skipped += failed
+    return fits, skipped
+
+
+COLUMN_OF = {"size": "N", "tokens": "D"}
 _EXCESS = "the loss is below the known entropy, its logarithm does not exist"
 
 
-def _hold_out(sample: Any, fit: FitResult, delta: float | str) -> tuple[dict[str, Any], list[Skipped]]:
+def _hold_out(sample: Sample, fit: FitResult, options: Options) -> tuple[dict[str, Any], list[Skipped]]:
     held, failed = {}, []
     for by, what in HOLDOUTS.items():
+        if COLUMN_OF[by] not in fit.shape.columns:
+            continue
         try:
-            held[by] = holdout(sample, fit.form, by, delta)
+            held[by] = holdout(sample, fit.form, by, options.delta)
         except FitError as error:
             failed.append(Skipped(fit.group, fit.target, fit.form, f"hold-out of the {what}", str(error)))
     return held, failed

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws import Array
+from analysis.engine.jet import Array
 
 SOURCES = ("caption", "interleaved", "text")
 MIXTURE = (0.45, 0.45, 0.10)

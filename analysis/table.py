@@ -3,65 +3,83 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.laws import Array
-from nmm.record import load_table
+from analysis.cleaning import (
+    ROW_ID,
+    Exclusion,
+    comparability,
+    find_exclusions,
+    identify,
+    loss_reason,
+    usable_loss,
+)
+from analysis.columns import (
+    SIX_ND,
+    TARGETS,
+    USUAL_COLUMNS,
+    Array,
+    Columns,
+    TableError,
+    listing,
+    loss_column,
+    missing_column,
+    numbers,
+)
+from analysis.conventions import apply_conventions
+from analysis.reading import Source, describe, read_rows
 
-SIX_ND = "6ND"
-TARGETS = ("avg", "mixture", "caption", "interleaved", "text")
+__all__ = ["SIX_ND", "TARGETS", "Columns", "Exclusion", "RunTable", "Sample", "TableError", "load", "loss_column",
+           "read_rows"]  # fmt: skip
 
-
-class TableError(ValueError):
-    """The table cannot be used as asked; the message names the column or row and what would help."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column plays which part. ``compute`` may be absent from the table: 6 N D is then used."""
-
-    size: str = "n_active_non_embedding"
-    tokens: str = "tokens"
-    compute: str = "flops_exact"
-    group: str = "arch"
-    cluster: str = "trunk_id"
-    targets: tuple[str, ...] = TARGETS
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """One row left out. ``where`` is "all" or the fits it is missing from; ``kind`` is a short machine word."""
-
-    run_id: str
-    group: str
-    where: str
-    kind: str
-    reason: str
+_WORDS = {"N": "parameters N (--n)", "D": "tokens D (--d)", "C": "compute C (--c)"}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The rows of one fit, as float64 copies. cluster: (n,) codes 0..G-1; entropy: (n,) nats or None when unknown."""
+    """The rows of one fit.
+
+    columns: symbol of the law ("N", "D", "C", "U", ...) -> (n,) float64 of its own. loss: (n,), float64.
+    entropy: (n,) nats, or None when unknown. cluster: (n,) codes 0..G-1, rows of one code share noise.
+    """
 
     group: str
     target: str
     run_ids: tuple[str, ...]
-    size: Array
-    tokens: Array
-    compute: Array
+    columns: dict[str, Array]
     loss: Array
     entropy: Array | None
     cluster: NDArray[np.intp]
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def column(self, symbol: str) -> Array:
+        """(n,) values of one symbol. Raises ``TableError`` when the table was read without it."""
+        if symbol not in self.columns:
+            what = _WORDS.get(symbol, f"{symbol} (--column {symbol}=NAME)")
+            raise TableError(f"{self.group}/{self.target}: the table has no column for {what}")
+        return self.columns[symbol]
+
+    @property
+    def size(self) -> Array:
+        """N, (n,)."""
+        return self.column("N")
+
+    @property
+    def tokens(self) -> Array:
+        """D, (n,)."""
+        return self.column("D")
+
+    @property
+    def compute(self) -> Array:
+        """C, (n,)."""
+        return self.column("C")
 
     @property
     def num_clusters(self) -> int:
@@ -70,22 +88,32 @@ class Sample:
 
     def digest(self) -> str:
         """Sha256 over everything a fit reads."""
-        state = hashlib.sha256(f"{self.group}|{self.target}|{self.run_ids}".encode())
-        for values in (self.size, self.tokens, self.compute, self.loss, self.entropy, self.cluster):
+        symbols = sorted(self.columns)
+        state = hashlib.sha256(f"{self.group}|{self.target}|{self.run_ids}|{symbols}".encode())
+        for values in (*(self.columns[s] for s in symbols), self.loss, self.entropy, self.cluster):
             state.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())
         return state.hexdigest()
 
     def where(self, keep: NDArray[np.bool_]) -> Sample:
         """The rows for which ``keep`` is true."""
-        entropy = None if self.entropy is None else self.entropy[keep]
-        names = tuple(name for name, kept in zip(self.run_ids, keep, strict=True) if kept)
-        fields = (self.size[keep], self.tokens[keep], self.compute[keep], self.loss[keep])
-        return Sample(self.group, self.target, names, *fields, entropy, self.cluster[keep])
+        return replace(
+            self,
+            run_ids=tuple(name for name, kept in zip(self.run_ids, keep, strict=True) if kept),
+            columns={symbol: values[keep] for symbol, values in self.columns.items()},
+            loss=self.loss[keep],
+            entropy=None if self.entropy is None else self.entropy[keep],
+            cluster=self.cluster[keep],
+        )
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """The usable rows, every row read (for pictures of what was refused), and the exclusions."""
+    """The usable rows, every row read (for pictures of what was refused), and the exclusions.
+
+    columns: as resolved, so that loading the source again with them gives the same table. symbols: symbol -> column of
+    what every sample carries. notes: sentences on rows that may not be comparable (nothing is excluded for them).
+    keep, min_tokens, positive_loss: as given to ``load``.
+    """
 
     frame: pd.DataFrame
     every_row: pd.DataFrame
@@ -93,136 +121,135 @@ class RunTable:
     exclusions: tuple[Exclusion, ...]
     source: str
     min_tokens: float = 0.0
+    symbols: Mapping[str, str] = field(default_factory=dict)
+    keep: str | None = None
+    positive_loss: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def groups(self) -> list[str]:
         """Groups present in the file, early, late and moe first."""
-        names = sorted(map(str, self.every_row[self.columns.group].unique()))
+        names = sorted(map(str, self.every_row[self.columns.group].dropna().unique()))
         known = [name for name in ("early", "late", "moe") if name in names]
         return known + [name for name in names if name not in known]
 
     def sample(self, group: str, target: str) -> tuple[Sample, list[Exclusion]]:
         """The rows of one group with a usable loss for ``target``, and those without one."""
-        c, frame = self.columns, self.frame
-        rows = frame[frame[c.group] == group]
-        loss = rows[loss_column(frame, target)].to_numpy(dtype=float)
-        good = np.isfinite(loss) & (loss > 0)
+        frame = self.frame
+        rows = frame[frame[self.columns.group] == group]
+        loss = numbers(rows[loss_column(frame, target)])
+        good = usable_loss(loss, self.positive_loss)
         left_out = [
-            Exclusion(str(run), group, target, "loss", f"loss is {value}, a positive number is needed")
-            for run, value in zip(rows["run_id"][~good], loss[~good], strict=True)
+            Exclusion(str(run), group, target, "loss", loss_reason(value, self.positive_loss))
+            for run, value in zip(rows[ROW_ID][~good], loss[~good], strict=True)
         ]
         rows = rows[good]
-        entropy = rows[f"entropy_{target}"].to_numpy(dtype=float) if f"entropy_{target}" in rows else np.array([np.nan])
+        entropy = numbers(rows[f"entropy_{target}"]) if f"entropy_{target}" in rows else np.array([np.nan])
         known = len(entropy) > 0 and bool(np.isfinite(entropy).all())
         sample = Sample(
             group=group,
             target=target,
-            run_ids=tuple(map(str, rows["run_id"])),
-            size=rows[c.size].to_numpy(dtype=float, copy=True),
-            tokens=rows[c.tokens].to_numpy(dtype=float, copy=True),
-            compute=rows[c.compute].to_numpy(dtype=float, copy=True),
-            loss=loss[good].copy(),
-            entropy=entropy.copy() if known else None,
-            cluster=pd.factorize(rows[c.cluster])[0].astype(np.intp),
+            run_ids=tuple(map(str, rows[ROW_ID])),
+            columns={symbol: numbers(rows[name]) for symbol, name in self.symbols.items()},
+            loss=loss[good],
+            entropy=entropy if known else None,
+            cluster=pd.factorize(rows[self.columns.cluster])[0].astype(np.intp),
         )
         return sample, left_out
 
 
-def loss_column(frame: pd.DataFrame, target: str) -> str:
-    """``loss_<target>`` or a column called exactly ``target``. Raises ``TableError`` naming the loss columns."""
-    for name in (f"loss_{target}", target):
-        if name in frame.columns:
-            return name
-    raise TableError(f"no column loss_{target} or {target}; the columns are: {', '.join(map(str, frame.columns))}")
-
-
-def read_rows(source: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
-    """Rows from a sweep directory, a .parquet / .csv / .jsonl file, a list of dicts or a frame.
-
-    Raises ``TableError`` for a missing path, an unknown suffix or an empty table.
-    """
-    if isinstance(source, pd.DataFrame):
-        frame = source.copy()
-    elif isinstance(source, (str, Path)):
-        frame = _read_path(Path(source))
-    else:
-        frame = pd.DataFrame(list(source))
-    if frame.empty:
-        raise TableError(f"no finished run in {_describe(source)}; run the sweep first, then fit")
-    return frame.reset_index(drop=True)
-
-
-def _read_path(path: Path) -> pd.DataFrame:
-    if path.is_dir():
-        return pd.DataFrame(load_table(path))
-    if not path.is_file():
-        raise TableError(f"{path} does not exist; give a sweep directory or a .parquet, .csv or .jsonl table")
-    match path.suffix:
-        case ".parquet":
-            return pd.read_parquet(path)
-        case ".csv":
-            return pd.read_csv(path)
-        case ".jsonl":
-            return pd.read_json(path, lines=True)
-    raise TableError(f"{path}: cannot read a {path.suffix or 'suffixless'} file; use .parquet, .csv or .jsonl")
-
-
-def _describe(source: object) -> str:
-    return str(source) if isinstance(source, (str, Path)) else "the given rows"
-
-
 def load(
-    source: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame,
+    source: Source,
     columns: Columns | None = None,
     min_tokens: float = 0.0,
+    *,
+    needed: Sequence[str] = ("N", "D"),
+    keep: str | None = None,
+    positive_loss: bool = True,
 ) -> RunTable:
-    """Read, check the columns, and set aside the rows that no fit may use, each with its reason.
+    """Read, apply the conventions of ``columns``, and set aside the rows no fit may use, each with its reason.
 
-    min_tokens: rows trained on fewer tokens are left out by design (not by outcome), so they do not count as refused.
-    Raises ``TableError`` when a needed column is missing (it lists those there are) or no row is left.
+    source: see ``read_rows``. min_tokens: rows trained on fewer tokens are left out by design (not by outcome), so they
+    do not count as refused. needed: symbols the law reads; N and D may be absent when not among them, C is 6 N D where
+    it is missing and both are there, any other symbol is the column given in ``columns.extra``, its usual name
+    (U: unique_tokens) or a column called like the symbol. keep: a row filter (``analysis.row_filter``), such as
+    "loss < 5.0". positive_loss: False for responses in linear space that may be 0 or below (accuracies).
+    N, D and C must be positive, extras finite. Which rows are one run: see ``analysis.cleaning``.
+    Raises ``TableError`` when a column is missing (the message lists them), ``keep`` is unreadable, or no row is left.
     """
-    frame = read_rows(source)
-    frame, columns = _complete(frame, columns or Columns())
-    reasons = list(_row_reasons(frame, columns, min_tokens))
-    excluded = {index for index, _, _ in reasons}
-    kept = frame.drop(index=sorted(excluded)).reset_index(drop=True)
-    exclusions = tuple(
-        Exclusion(str(frame["run_id"][i]), str(frame[columns.group][i]), "all", kind, reason)
-        for i, kind, reason in reasons
-    )
+    raw, columns = apply_conventions(read_rows(source), columns or Columns())
+    frame, columns, symbols = _complete(raw, columns, needed)
+    if min_tokens > 0 and "D" not in symbols:
+        raise TableError("--min-tokens needs a column of tokens; name it with --d")
+    frame = identify(raw, frame, columns, symbols)
+    excluded = find_exclusions(raw, frame, columns, symbols, min_tokens, keep, positive_loss)
+    kept = frame.drop(index=list(excluded)).reset_index(drop=True)
+    exclusions = tuple(excluded.values())
     if kept.empty:
         first = "; ".join(f"{e.run_id}: {e.reason}" for e in exclusions[:3])
-        raise TableError(f"all {len(frame)} rows of {_describe(source)} are excluded ({first} ...)")
-    return RunTable(kept, frame, columns, exclusions, _describe(source), min_tokens)
+        raise TableError(f"all {len(frame)} rows of {describe(source)} are excluded ({first} ...)")
+    notes = comparability(kept, columns, symbols)
+    return RunTable(kept, frame, columns, exclusions, describe(source), min_tokens, symbols, keep, positive_loss, notes)
 
 
-def _complete(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Columns]:
-    """Add the columns that may be derived: compute, cluster, run_id and a single group."""
-    available = ", ".join(map(str, frame.columns))
-    for part, name in (("--n", columns.size), ("--d", columns.tokens)):
-        if name not in frame.columns:
-            raise TableError(f"no column {name!r} for {part}; the columns are: {available}")
-    frame, columns = frame.copy(), replace(columns, targets=_targets(frame, columns.targets))
-    for name in (columns.size, columns.tokens, columns.compute, *(loss_column(frame, t) for t in columns.targets)):
-        if name in frame.columns:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    if columns.group not in frame.columns:
-        if columns.group != Columns.group:
-            raise TableError(f"no column {columns.group!r} for --group; the columns are: {available}")
-        frame[columns.group] = "all"
-    frame[columns.group] = frame[columns.group].astype(str)
-    if columns.compute not in frame.columns:
-        if columns.compute not in (Columns.compute, SIX_ND):
-            raise TableError(f"no column {columns.compute!r} for --c; the columns are: {available}")
+def _complete(
+    raw: pd.DataFrame, columns: Columns, needed: Sequence[str]
+) -> tuple[pd.DataFrame, Columns, dict[str, str]]:
+    """Numbers as float64, a group for every row, C where it may be derived; and symbol -> column."""
+    symbols = _size_and_tokens(raw, columns, needed)
+    columns = replace(columns, targets=_targets(raw, columns.targets))
+    columns = replace(columns, extra=_extra(raw, columns, needed))
+    if columns.group not in raw.columns and columns.group != Columns.group:
+        raise missing_column(raw, columns.group, "--group")
+    if columns.cluster not in raw.columns and columns.cluster != Columns.cluster:
+        raise missing_column(raw, columns.cluster, "--run")
+    frame = raw.copy()
+    frame[columns.group] = raw[columns.group].map(str, na_action="ignore") if columns.group in raw else "all"
+    for name in {*symbols.values(), *dict(columns.extra).values(), *(loss_column(raw, t) for t in columns.targets)}:
+        frame[name] = numbers(raw[name])
+    if columns.compute in raw.columns:
+        frame[columns.compute] = numbers(raw[columns.compute])
+        symbols["C"] = columns.compute
+    elif columns.compute not in (Columns.compute, SIX_ND):
+        raise missing_column(raw, columns.compute, "--c")
+    elif {"N", "D"} <= symbols.keys():
         frame[SIX_ND] = 6.0 * frame[columns.size] * frame[columns.tokens]
-        columns = replace(columns, compute=SIX_ND)
-    if "run_id" not in frame.columns:
-        frame["run_id"] = [f"row-{i}" for i in range(len(frame))]
-    if columns.cluster not in frame.columns:
-        if columns.cluster != Columns.cluster:
-            raise TableError(f"no column {columns.cluster!r} for --run; the columns are: {available}")
-        frame[columns.cluster] = frame["run_id"]
-    return frame, columns
+        columns, symbols["C"] = replace(columns, compute=SIX_ND), SIX_ND
+    elif "C" in needed:
+        raise missing_column(raw, columns.compute, "--c (without it C is 6 N D, which needs --n and --d)")
+    return frame, columns, symbols | dict(columns.extra)
+
+
+def _size_and_tokens(raw: pd.DataFrame, columns: Columns, needed: Sequence[str]) -> dict[str, str]:
+    """N and D with their columns. One that is not needed may be absent, unless it was named."""
+    found = {}
+    for symbol, flag, name, usual in (
+        ("N", "--n", columns.size, Columns.size),
+        ("D", "--d", columns.tokens, Columns.tokens),
+    ):
+        if name in raw.columns:
+            found[symbol] = name
+        elif symbol in needed or name != usual:
+            raise missing_column(raw, name, flag)
+    return found
+
+
+def _extra(raw: pd.DataFrame, columns: Columns, needed: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The extra columns named, and for further needed symbols the usual column or one of that name."""
+    found = dict(columns.extra)
+    for symbol, name in found.items():
+        if name not in raw.columns:
+            raise missing_column(raw, name, f"--column {symbol}=")
+    for symbol in needed:
+        if symbol in ("N", "D", "C") or symbol in found:
+            continue
+        names = [name for name in (USUAL_COLUMNS.get(symbol), symbol) if name is not None and name in raw.columns]
+        if not names:
+            raise TableError(
+                f"the law needs {symbol}; name its column with --column {symbol}=NAME; {listing(raw.columns, symbol)}"
+            )
+        found[symbol] = names[0]
+    return tuple(found.items())
 
 
 def _targets(frame: pd.DataFrame, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -233,39 +260,5 @@ def _targets(frame: pd.DataFrame, asked: tuple[str, ...]) -> tuple[str, ...]:
         return asked
     found = tuple(t for t in TARGETS if f"loss_{t}" in frame.columns)
     if not found:
-        available = ", ".join(map(str, frame.columns))
-        raise TableError(f"no loss column: name one with --loss; the columns are: {available}")
+        raise TableError(f"no loss column: name one with --loss; {listing(frame.columns, 'loss')}")
     return found
-
-
-def _row_reasons(frame: pd.DataFrame, columns: Columns, min_tokens: float) -> Iterable[tuple[int, str, str]]:
-    """(row, kind, reason) for every row that no fit may use; one reason per row, the first that applies."""
-    repeated = frame["run_id"].duplicated()
-    numbers = {name: frame[name] for name in (columns.size, columns.tokens, columns.compute)}
-    for i in range(len(frame)):
-        bad = [
-            f"{name} is {values[i]}"
-            for name, values in numbers.items()
-            if not (np.isfinite(values[i]) and values[i] > 0)
-        ]
-        if bad:
-            yield i, "value", f"{bad[0]}, a positive number is needed"
-        elif repeated[i]:
-            yield i, "duplicate", "this run id is in the table already"
-        elif "status" in frame and str(frame["status"][i]) != "done":
-            yield i, "status", f"status is {frame['status'][i]}, not done"
-        elif numbers[columns.tokens][i] < min_tokens:
-            yield i, "short", f"{numbers[columns.tokens][i]:.3g} tokens, below the {min_tokens:.3g} asked for"
-        elif "on_plateau" in frame and _is_true(frame["on_plateau"][i]):
-            yield i, "plateau", "sits on the vision plateau" + _colour(frame, i)
-
-
-def _is_true(value: object) -> bool:
-    """Truth of a flag that may have come through CSV as text."""
-    return str(value).strip().lower() in {"true", "1", "1.0"}
-
-
-def _colour(frame: pd.DataFrame, row: int) -> str:
-    if "colour_excess" not in frame or not np.isfinite(frame["colour_excess"][row]):
-        return ""
-    return f" (colour excess {frame['colour_excess'][row]:.2f} nats)"

@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.notation import parameter
-from analysis.result import FitResult
+from analysis.fit import FORMS
+from analysis.laws.catalogue import describe
+from analysis.notation import parameter, shown
+from analysis.result import FitResult, Interval
 from analysis.study import Study
 from analysis.verdicts import verdict
 
@@ -18,7 +20,13 @@ _WIDE = 112
 
 def print_study(study: Study, console: Console) -> None:
     """Fits, verdicts, exclusions."""
-    console.print(fit_table(study, wide=console.width >= _WIDE))
+    if len(study.fits) > 1 and all(fit.form in FORMS for fit in study.fits):
+        console.print(fit_table(study, wide=console.width >= _WIDE))
+    else:
+        for fit in study.fits:
+            print_fit(fit, console)
+    for note in study.notes:
+        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     for comparison in study.comparisons:
         label = f"{comparison.left} / {comparison.right}, {comparison.target}"
         console.print(f"[bold]{escape(label)}[/]: {escape(verdict(comparison))}", highlight=False)
@@ -32,6 +40,41 @@ def print_study(study: Study, console: Console) -> None:
         console.print(f"[yellow]left out[/] {run} ({where}): {reason}", highlight=False)
     if (more := len(study.exclusions) - _SHOWN_EXCLUSIONS) > 0:
         console.print(f"[yellow]left out[/] {more} more, all listed in the JSON and the report")
+
+
+def print_fit(fit: FitResult, console: Console) -> None:
+    """One fit in full: the formula with its numbers, every parameter with its interval, how it was found."""
+    law = fit.shape
+    title = f"{fit.group} {fit.target}: {fit.law}, {fit.n_rows} rows of {fit.n_clusters} independent runs"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    for name in ("parameter", "value [95 % interval]", "sandwich", "profile"):
+        table.add_column(name)
+    for name in law.names:
+        table.add_row(name, *_three_intervals(fit, name))
+    for name, item in fit.derived.items():
+        table.add_row(f"[dim]{escape(name)}[/]", *_three_intervals(fit, name, item))
+    console.print(table)
+    console.print(escape(f"{law.formula}   ({law.source})"), highlight=False)
+    if not fit.unidentified:
+        console.print(escape(describe(law, fit.params)), highlight=False)
+    delta = "" if fit.delta is None else f", delta {fit.delta:.3g} ({fit.delta_rule})"
+    console.print(
+        f"{fit.objective}{delta}: sum {fit.objective_value:.8g}; {fit.status}; {fit.num_optima} optima reached"
+        + ("" if fit.gap is None else f", the second {100 * fit.gap:.2g} % higher")
+        + f"; condition {fit.condition:.2g}; R2 {fit.r2_log_loss:.5f}; {1e3 * fit.seconds_fit:.0f} ms",
+        highlight=False,
+    )
+    console.print(f"intervals: {fit.ci_method}; {fit.seconds_bootstrap:.2f} s", highlight=False)
+
+
+def _three_intervals(fit: FitResult, name: str, derived: Interval | None = None) -> tuple[str, str, str]:
+    """Bootstrap, sandwich and profile interval of one parameter or derived quantity, "-" where there is none."""
+    if name in fit.fixed:
+        return f"{fit.fixed[name]:g} (fixed)", "-", "-"
+    scale = name in fit.shape.log_names
+    first = parameter(fit, name) if derived is None else shown(derived, scale)
+    others = (shown(found[name], scale) if name in found else "-" for found in (fit.sandwich_ci, fit.profile_ci))
+    return first, *others  # type: ignore[return-value]
 
 
 def fit_table(study: Study, wide: bool) -> Table:

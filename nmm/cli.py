@@ -51,11 +51,11 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
             return sweep_main(rest)
         case "fit":
-            from analysis.commands import fit_main
+            from analysis.commands.fit import fit_main
 
             return fit_main(rest)
         case "report":
-            from analysis.commands import report_main
+            from analysis.commands.report import report_main
 
             return report_main(rest)
         case _:

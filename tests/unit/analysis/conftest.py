@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.study import Study, fit_study
+from analysis.study import Options, Study, fit_study
 from analysis.synthetic import SURFACES, simulate
 from analysis.table import Columns, RunTable, load
 
@@ -18,7 +18,7 @@ def table() -> RunTable:
 @pytest.fixture(scope="session")
 def study(table: RunTable) -> Study:
     """Every form of every group and target, 40 resamples."""
-    return fit_study(table, draws=40)
+    return fit_study(table, Options(draws=40))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis import plots
-from analysis.commands import fit_main, report_main
+from analysis.commands.fit import fit_main
+from analysis.commands.report import report_main
 from analysis.synthetic import simulate
 
 
@@ -27,7 +28,8 @@ def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_plain_pictures")
 def test_fit_then_report(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fits = tmp_path / "fits.json"
-    arguments = [str(csv), "--out", str(fits), "--loss", "avg,text", "--bootstrap", "20", "--forms", "known,free"]
+    laws = ["--law", "chinchilla_excess,chinchilla"]
+    arguments = [str(csv), "--out", str(fits), "--loss", "avg,text", "--bootstrap", "20", *laws]
     assert fit_main(arguments) == 0
     out = capsys.readouterr().out
     assert "early known" in out and "12 fits of 60 rows (0 with exclusions) written to" in out.replace("\n", " ")
@@ -72,7 +74,7 @@ def test_any_table_with_named_columns(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (["--n", "width"], "no column 'width' for --n; the columns are: run_id, sweep, arch"),
         (["--loss", "video"], "no column loss_video or video"),
-        (["--forms", "cubic"], "--forms has 'cubic'; allowed are free, known, interaction"),
+        (["--law", "cubic"], "unknown form 'cubic'"),
         (["--bootstrap", "7"], "--bootstrap is 7"),
         (["--delta", "soft"], "delta is 'soft'"),
         (["--min-tokens", "7e6"], "all rows share one of the token counts D"),

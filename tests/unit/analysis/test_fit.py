@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from analysis.fit import FORMS, FitError, fit_law, prepare, profile, robust_sigma
-from analysis.laws import interaction
+from analysis.engine.point import robust_sigma
+from analysis.engine.problem import derivatives
+from analysis.fit import FORMS, FitError, fit_law, objective_of, prepare, profile
+from analysis.laws.catalogue import law_named
 from analysis.result import FitResult
-from analysis.solver import derivatives, objective
 from analysis.synthetic import SIZES, SURFACES, TOKENS
 from analysis.table import Columns, RunTable, Sample, load
 
@@ -31,10 +32,11 @@ def test_a_noise_free_surface_is_recovered(quiet_table: RunTable, form: str, del
 
 
 def test_a_noise_free_interaction_surface_is_recovered() -> None:
-    law, size, tokens = interaction(), np.repeat(SIZES, len(TOKENS)), np.tile(TOKENS, len(SIZES))
-    center = (float(np.log(size).mean()), float(np.log(tokens).mean()))
+    law, size, tokens = law_named("interaction"), np.repeat(SIZES, len(TOKENS)), np.tile(TOKENS, len(SIZES))
+    columns = {"N": size, "D": tokens}
+    centre = law.centre_of(columns)
     truth = np.array([[0.35, 0.45, 0.2, 0.4, 0.06]])
-    loss = law.loss(law.to_working(truth, center), size, tokens, center)[0]
+    loss = law.loss(law.to_working(truth, centre), columns, centre)[0]
     rows = [{"n": n, "d": d, "loss": y} for n, d, y in zip(size, tokens, loss, strict=True)]
     sample = sample_of(load(rows, Columns("n", "d", targets=("loss",))), "all", "loss")
     fit = fit_law(sample, "interaction")
@@ -47,16 +49,16 @@ def test_no_multi_start_of_scipy_goes_lower(table: RunTable, form: str, delta: f
     sample = sample_of(table)
     fit = fit_law(sample, form, delta)
     setup, _ = prepare(sample, form)
-    problem = setup.problem(np.ones((1, len(sample))), delta)
+    problem = setup.problem(np.ones((1, len(sample))), objective_of(fit))
     rng = np.random.default_rng(0)
-    low, high = setup.bounds()
+    low, high = problem.low, problem.high
     reached = []
     for _ in range(12):
         start = fit.theta + rng.normal(0, 0.3, len(fit.theta))
         found = minimize(
-            lambda x: 1e3 * objective(problem, x[None])[0],
+            lambda x: 1e3 * problem.values(x[None])[0],
             np.clip(start, low, high),
-            jac=lambda x: 1e3 * derivatives(problem, x[None])[1][0],
+            jac=lambda x: 1e3 * derivatives(problem, x[None]).gradient[0],
             bounds=list(zip(low, high, strict=True)),
             method="L-BFGS-B",
             options={"ftol": 1e-15, "gtol": 1e-12, "maxiter": 2000},
@@ -68,8 +70,9 @@ def test_no_multi_start_of_scipy_goes_lower(table: RunTable, form: str, delta: f
 
 def test_objective_is_a_sum_over_rows(table: RunTable) -> None:
     sample = sample_of(table)
-    columns = (sample.size, sample.tokens, sample.compute, sample.loss, sample.entropy, sample.cluster)
-    doubled = Sample(sample.group, sample.target, sample.run_ids * 2, *(np.tile(v, 2) for v in columns))
+    columns = {symbol: np.tile(values, 2) for symbol, values in sample.columns.items()}
+    rows = (np.tile(values, 2) for values in (sample.loss, sample.entropy, sample.cluster))
+    doubled = Sample(sample.group, sample.target, sample.run_ids * 2, columns, *rows)
     one, two = fit_law(sample, "free", 1e-3), fit_law(doubled, "free", 1e-3)
     assert two.objective_value == pytest.approx(2 * one.objective_value, rel=1e-9)
     assert two.params["beta"] == pytest.approx(one.params["beta"], rel=1e-6)

@@ -11,7 +11,7 @@ from analysis import forest, gallery, plots
 from analysis.answers import cards
 from analysis.marks import sample_map, size_colours
 from analysis.report import write_report
-from analysis.study import Study, entropy_verdict, fit_study, load_study
+from analysis.study import Options, Study, entropy_verdict, fit_study, load_study
 from analysis.synthetic import simulate
 from analysis.table import Columns, RunTable, load
 
@@ -81,7 +81,7 @@ def test_plateau_runs_are_named_and_refused() -> None:
     for row in rows[20:22]:
         row["on_plateau"], row["colour_excess"] = True, 1.5
     table = load(rows, Columns(targets=("avg",)))
-    study = fit_study(table, forms=("known",), draws=20)
+    study = fit_study(table, Options(forms=("known",), draws=20))
     assert study.refused == {"late": (rows[20]["run_id"], rows[21]["run_id"])}
     assert {c.status for c in study.comparisons if "late" in (c.left, c.right)} == {"refused"}
     assert not {row["run_id"] for row in rows[20:22]} & set(table.sample("late", "avg")[0].run_ids)
@@ -182,7 +182,7 @@ def test_a_table_needs_neither_entropy_nor_a_plateau_gauge(tmp_path: Path, monke
         if r["arch"] == "early"
     ]
     table = load(rows, Columns("n", "d", targets=("loss",)))
-    study = fit_study(table, draws=0)
+    study = fit_study(table, Options(draws=0))
     assert [f.form for f in study.fits] == ["free", "interaction"]
     assert study.skipped[0].form == "known" and "entropy" in study.skipped[0].reason
     monkeypatch.setattr(plots, "to_svg", lambda figure: "<svg/>")
