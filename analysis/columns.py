@@ -30,7 +30,8 @@ class Columns:
 
     compute: may be absent from the table, 6 N D is then used. extra: (symbol, column) for laws that need more than N,
     D and C, as in (("U", "unique_tokens"), ("S", "sparsity")). n_convention, c_convention: names from
-    ``analysis.conventions``; ``size`` and ``compute`` then follow from them. Raises ``TableError`` when a symbol of
+    ``analysis.conventions``; ``size`` and ``compute`` then follow from them. warmup: steps of linear warm-up
+    where recorded learning-rate curves start after it. Raises ``TableError`` when a symbol of
     ``extra`` is given twice or is N, D or C.
     """
 
@@ -43,6 +44,7 @@ class Columns:
     extra: tuple[tuple[str, str], ...] = ()
     n_convention: str | None = None
     c_convention: str | None = None
+    warmup: float | None = None
 
     def __post_init__(self) -> None:
         # A study read back from JSON brings lists.

@@ -61,6 +61,7 @@ class FitResult:
     parameters that were given. objective_value: the sum over rows; delta None for penalties without one. ranges:
     smallest and largest value of every column that was fitted. ci: 95 % by name, missing without a bootstrap.
     draws: (B, P) working parameters of the resamples; widening: factor by which deviations of a draw are stretched.
+    noise: standard deviations shared by a run and of a single row (of ln L, or of L for laws that may be negative).
     covariance: cluster-robust sandwich of theta (P, P), or None where the curvature is singular.
     """
 
@@ -108,6 +109,9 @@ class FitResult:
     draws: Array | None = None
     seconds_bootstrap: float = 0.0
     derived: dict[str, Interval] = field(default_factory=dict)
+    sandwich_ci: dict[str, Interval] = field(default_factory=dict)
+    profile_ci: dict[str, Interval] = field(default_factory=dict)
+    noise: tuple[float, float] | None = None
     holdouts: dict[str, Holdout] = field(default_factory=dict)
 
     @property
@@ -176,10 +180,10 @@ class FitResult:
         data = dict(values)
         for name in ("theta", "covariance", "draws"):
             data[name] = None if data[name] is None else np.array(data[name], dtype=float)
-        for name in ("cost", "fitted", "excluded", "domains"):
+        for name in ("cost", "fitted", "excluded", "domains", "noise"):
             data[name] = None if data[name] is None else tuple(data[name])
         data["ranges"] = {key: tuple(span) for key, span in data["ranges"].items()}
-        for name in ("ci", "derived"):
+        for name in ("ci", "derived", "sandwich_ci", "profile_ci"):
             data[name] = {key: Interval(**_numbers(item)) for key, item in data[name].items()}
         data["holdouts"] = {key: _holdout(item) for key, item in data["holdouts"].items()}
         data["condition"] = math.inf if data["condition"] is None else data["condition"]

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+CURVE_SYMBOLS = frozenset({"S1", "drop", "eta", "since", "age"})
 NUM_BINS = 16
 MAX_SUBSTEPS = 512
 """Longest interval between two records that is followed step by step; longer ones are followed in equal parts."""
@@ -57,7 +58,8 @@ def columns_from_curves(
         rows = np.flatnonzero(inverse == number)
         rows = rows[np.argsort(step[rows], kind="stable")]
         try:
-            pieces.append(columns_at(step[rows], lr[rows], step[rows], warmup, num_bins))
+            points = _with_jumps(step[rows], lr[rows])
+            pieces.append(columns_at(*points, step[rows], warmup, num_bins))
         except ValueError as error:
             raise ValueError(f"run {label}: {error}") from error
         places.append(rows)
@@ -67,8 +69,9 @@ def columns_from_curves(
 def columns_at(step: Any, lr: Any, at: Any, warmup: float | None = None, num_bins: int = NUM_BINS) -> dict[str, Array]:
     """The columns at the steps ``at`` (n,) of one schedule given at ``step`` (m,), increasing, with rates ``lr`` (m,).
 
-    This is how a planned schedule is predicted: give its corner points or every step, and ask for the last one.
-    Raises ``ValueError`` as ``columns_from_curves`` does, and for a step outside the schedule.
+    This is how a planned schedule is predicted: give its corner points or every step, and ask for the last one. The
+    rate is linear between any two points; a jump is two points one step apart. Raises ``ValueError`` as
+    ``columns_from_curves`` does, and for a step outside the schedule.
     """
     at = np.array(at, dtype=float)
     knots, rates = _knots(np.array(step, dtype=float), np.array(lr, dtype=float), warmup)
@@ -93,16 +96,12 @@ def columns_at(step: Any, lr: Any, at: Any, warmup: float | None = None, num_bin
 def _knots(step: Array, lr: Array, warmup: float | None) -> tuple[Array, Array]:
     """Points between which the rate is linear, from step 0 or 1 on."""
     _check(step, lr)
-    before_jump = _jumps(step, lr)
-    knots = np.concatenate([step, step[before_jump + 1] - 1.0])
-    rates = np.concatenate([lr, lr[before_jump]])
-    if step[0] > 1:
-        end = step[0] if warmup is None else min(float(warmup), step[0])
-        ramp = np.array([0.0, end]) if 0 < end < step[0] else np.array([0.0])
-        level = np.array([0.0, lr[0]])[: len(ramp)] if end > 0 else lr[:1]
-        knots, rates = np.concatenate([ramp, knots]), np.concatenate([level, rates])
-    order = np.argsort(knots, kind="stable")
-    return knots[order], rates[order]
+    if step[0] <= 1:
+        return step, lr
+    end = step[0] if warmup is None else min(float(warmup), step[0])
+    ramp = np.array([0.0, end]) if 0 < end < step[0] else np.array([0.0])
+    level = np.array([0.0, lr[0]])[: len(ramp)] if end > 0 else lr[:1]
+    return np.concatenate([ramp, step]), np.concatenate([level, lr])
 
 
 def _check(step: Array, lr: Array) -> None:
@@ -118,14 +117,19 @@ def _check(step: Array, lr: Array) -> None:
         raise ValueError(f"step {step[at + 1]:g} follows step {step[at]:g}; every step may be recorded once")
 
 
-def _jumps(step: Array, lr: Array) -> NDArray[np.intp]:
-    """Positions i where the change of the rate from i to i + 1 is more than ten times that before and after."""
+def _with_jumps(step: Array, lr: Array) -> tuple[Array, Array]:
+    """The records, and one step before each that shows a jump the rate of the record before.
+
+    A jump is a change more than ten times that of the intervals before and after.
+    """
+    _check(step, lr)
     change = np.abs(np.diff(lr))
-    if len(change) < 3:
-        return np.zeros(0, dtype=np.intp)
     around = np.maximum(change[:-2], change[2:])
-    inner = change[1:-1] > JUMP_RATIO * around + _ROUNDING * lr.max()
-    return np.flatnonzero(inner & (np.diff(step)[1:-1] > 1)) + 1
+    sudden = (change[1:-1] > JUMP_RATIO * around + _ROUNDING * lr.max()) & (np.diff(step)[1:-1] > 1)
+    before = np.flatnonzero(sudden) + 1
+    steps = np.concatenate([step, step[before + 1] - 1.0])
+    order = np.argsort(steps, kind="stable")
+    return steps[order], np.concatenate([lr, lr[before]])[order]
 
 
 def _followed(knots: Array, rates: Array) -> tuple[Array, Array, Array]:

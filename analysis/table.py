@@ -33,6 +33,7 @@ from analysis.columns import (
 )
 from analysis.conventions import apply_conventions
 from analysis.reading import Source, describe, read_rows
+from analysis.schedules import CURVE_SYMBOLS, columns_from_curves
 
 __all__ = ["SIX_ND", "TARGETS", "Columns", "Exclusion", "RunTable", "Sample", "TableError", "load", "loss_column",
            "read_rows"]  # fmt: skip
@@ -146,11 +147,15 @@ class RunTable:
         rows = rows[good]
         entropy = numbers(rows[f"entropy_{target}"]) if f"entropy_{target}" in rows else np.array([np.nan])
         known = len(entropy) > 0 and bool(np.isfinite(entropy).all())
+        columns = {symbol: numbers(rows[name]) for symbol, name in self.symbols.items()}
+        if {"step", "lr"} <= columns.keys():
+            runs = rows[self.columns.cluster].to_numpy()
+            columns |= columns_from_curves(runs, columns["step"], columns["lr"], self.columns.warmup)
         sample = Sample(
             group=group,
             target=target,
             run_ids=tuple(map(str, rows[ROW_ID])),
-            columns={symbol: numbers(rows[name]) for symbol, name in self.symbols.items()},
+            columns=columns,
             loss=loss[good],
             entropy=entropy if known else None,
             cluster=pd.factorize(rows[self.columns.cluster])[0].astype(np.intp),
@@ -174,10 +179,14 @@ def load(
     it is missing and both are there, any other symbol is the column given in ``columns.extra``, its usual name
     (U: unique_tokens) or a column called like the symbol. keep: a row filter (``analysis.row_filter``), such as
     "loss < 5.0". positive_loss: False for responses in linear space that may be 0 or below (accuracies).
+    A law of learning-rate curves needs "step" and "lr" instead of the columns made from them (``CURVE_SYMBOLS``), one
+    row per recorded step and the run in ``columns.cluster``.
     N, D and C must be positive, extras finite. Which rows are one run: see ``analysis.cleaning``.
     Raises ``TableError`` when a column is missing (the message lists them), ``keep`` is unreadable, or no row is left.
     """
     raw, columns = apply_conventions(read_rows(source), columns or Columns())
+    if CURVE_SYMBOLS & set(needed):
+        needed = (*(symbol for symbol in needed if symbol not in CURVE_SYMBOLS), "step", "lr")
     frame, columns, symbols = _complete(raw, columns, needed)
     if min_tokens > 0 and "D" not in symbols:
         raise TableError("--min-tokens needs a column of tokens; name it with --d")

@@ -99,6 +99,10 @@ def _add_column_options(found: argparse.ArgumentParser) -> None:
         help="rows that share noise, resampled together (default %(default)s, else every row by itself)",
     )  # fmt: skip
     rows.add_argument("--keep", default=None, metavar="EXPR", help="row filter, as 'loss < 5.0' or 'rank(loss) > 5'")
+    rows.add_argument(
+        "--warmup", type=float, default=None, metavar="STEPS",
+        help="laws of learning-rate curves: steps of warm-up before the first recorded row",
+    )  # fmt: skip
     rows.add_argument("--min-tokens", type=float, default=0.0, metavar="D", help="leave shorter runs out by design")
 
 
@@ -182,6 +186,7 @@ def read_table(options: argparse.Namespace, how: Options) -> RunTable:
         extra=tuple(named("--column", options.column).items()),
         n_convention=options.n_convention,
         c_convention=options.c_convention,
+        warmup=options.warmup,
     )
     positive = all(law.positive for law in laws)
     return load(options.table, columns, options.min_tokens, needed=needed, keep=options.keep, positive_loss=positive)

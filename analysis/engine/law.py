@@ -83,8 +83,9 @@ class Law:
     """One functional form; see the module's text. ``function(*columns, **params)`` gives (R, n).
 
     log_value: the function returns ln of the response. positive: the response must be positive. derived: further
-    quantities from natural parameters, by name (closed forms a paper prints). loose: columns that are centred though no parameter translates: the parameters are those at the centre, which is
-    kept with the fit. same_unit: (column, other), divided by the centre of the other one.
+    quantities from natural parameters, by name (closed forms a paper prints). loose: columns that are centred though no
+    parameter translates: the parameters are those at the centre, which is kept with the fit. same_unit: (column,
+    other), divided by the centre of the other one.
     """
 
     name: str
@@ -156,17 +157,20 @@ class Law:
         out = self.function(*ready, **{n: natural[:, i].reshape(shape) for i, n in enumerate(self.names)})
         return np.broadcast_to(out, (len(theta), len(ready[0])))
 
-    def jet(self, theta: Array, ready: Sequence[Any]) -> Jet:
-        """The same with exact first and second derivatives with respect to the working parameters."""
+    def jet(self, theta: Array, ready: Sequence[Any], held: Any = ()) -> Any:
+        """The same with exact first and second derivatives with respect to the working parameters that are not
+        ``held`` (indices); a plain array when all are."""
         shape = (len(theta),) + (1,) * _row_axes(ready)
-        jets = {}
+        jets: dict[str, Any] = {}
         for i, (name, kind) in enumerate(self.params.items()):
             column = theta[:, i].reshape(shape)
-            if kind.log:
-                grown = np.exp(column)
+            grown = np.exp(column) if kind.log else column
+            if i in held:
+                jets[name] = grown
+            elif kind.log:
                 jets[name] = Jet(grown, {i: grown}, {(i, i): grown})
             else:
-                jets[name] = Jet(column, {i: 1.0}, {})
+                jets[name] = Jet(grown, {i: 1.0}, {})
         return self.function(*ready, **jets)
 
     def natural_jet(self, values: Array, ready: Sequence[Any], only: Sequence[int] | None = None) -> Any:

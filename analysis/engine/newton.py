@@ -35,7 +35,7 @@ class Solution:
         return Solution(*(getattr(self, name)[rows] for name in Solution.__dataclass_fields__))
 
 
-def solve(problem: Problem, start: Array) -> Solution:
+def solve(problem: Problem, start: Array, max_iterations: int = MAX_ITERATIONS) -> Solution:
     """Polish R starts (R, P) of R problems to their local minima, in cache-sized chunks.
 
     A problem has converged when the decrease its next Newton step promises is below 1e-15 of its objective, or when
@@ -46,26 +46,23 @@ def solve(problem: Problem, start: Array) -> Solution:
     pieces = []
     for begin in range(0, len(start), size):
         rows = np.arange(begin, min(begin + size, len(start)))
-        pieces.append(_solve_chunk(problem.take(rows), start[rows]))
+        pieces.append(_solve_chunk(problem.take(rows), start[rows], max_iterations))
     return Solution(*(np.concatenate([getattr(p, name) for p in pieces]) for name in Solution.__dataclass_fields__))
 
 
-def _solve_chunk(problem: Problem, start: Array) -> Solution:
+def _solve_chunk(problem: Problem, start: Array, max_iterations: int) -> Solution:
     theta = np.clip(start, problem.low, problem.high)
     count = len(theta)
     state = _State(problem, theta)
     gradient_norm, iterations = np.full(count, np.inf), np.zeros(count, dtype=np.intp)
     converged, damping = np.zeros(count, dtype=bool), np.full(count, 1e-3)
     active = np.nonzero(state.usable)[0]
-    for _ in range(MAX_ITERATIONS):
+    for _ in range(max_iterations):
         if not len(active):
             break
         part, here = problem.take(active), theta[active]
         now, gradient = state.value[active], state.gradient[active]
-        free = ~(((here <= part.low) & (gradient > 0)) | ((here >= part.high) & (gradient < 0)))
-        step = newton_step(gradient, state.hessian[active], state.curvature[active], free, damping[active])
-        step *= np.minimum(1.0, MAX_STEP / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
-        moved = np.clip(here + step, part.low, part.high)
+        moved = _moved(part, here, gradient, state.hessian[active], state.curvature[active], damping[active])
         decrease = -np.sum(gradient * (moved - here), axis=1)
         gradient_norm[active] = decrease / np.maximum(now, 1e-300)
         iterations[active] += 1
@@ -80,6 +77,30 @@ def _solve_chunk(problem: Problem, start: Array) -> Solution:
         converged[active] = flat | (stuck & (gradient_norm[active] < 1e-8))
         active = active[~(flat | stuck)]
     return Solution(theta, state.value, gradient_norm, iterations, converged)
+
+
+def _moved(part: Problem, here: Array, gradient: Array, hessian: Array, curvature: Array, damping: Array) -> Array:
+    """Where the damped step inside the bounds leads (R, P).
+
+    A step that leaves the bounds is taken again with the parameters that left held at the bound they hit: clipping
+    alone may turn it uphill.
+    """
+    free = ~(((here <= part.low) & (gradient > 0)) | ((here >= part.high) & (gradient < 0)))
+    step = _limited(newton_step(gradient, hessian, curvature, free, damping))
+    inside = np.clip(here + step, part.low, part.high)
+    out = free & (inside != here + step)
+    again = np.nonzero(out.any(axis=1))[0]
+    if len(again):
+        fixed = np.where(out[again], (inside - here)[again], 0.0)
+        bent = gradient[again] + (hessian[again] @ fixed[:, :, None])[:, :, 0]
+        rest = newton_step(bent, hessian[again], curvature[again], free[again] & ~out[again], damping[again])
+        low, high = (b if b.ndim == 1 else b[again] for b in (part.low, part.high))
+        inside[again] = np.clip(here[again] + _limited(fixed + rest), low, high)
+    return inside
+
+
+def _limited(step: Array) -> Array:
+    return step * np.minimum(1.0, MAX_STEP / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
 
 
 class _State:

@@ -22,6 +22,11 @@ from analysis.engine.starts import global_starts, make_grid
 HUBER_EFFICIENCY = 1.345
 POINT_STARTS = 6
 SOBOL_STARTS = 48
+VALLEY_STARTS = 24
+EARLY_ITERATIONS = 12
+LATE_ITERATIONS = 1500
+CREEPERS = 3
+FINALISTS = 16
 _MIN_DELTA = 1e-7
 _ROUNDS = 3
 _LAD_SHRINK = 0.1
@@ -69,9 +74,9 @@ def fit_point(
     starts = _starts(problem)
     if chosen.penalty == "lad":
         return _least_absolute(problem, starts, rule)
-    solution = solve(_repeated(problem, len(starts)), starts)
+    solution = _polish(problem, starts)
     if rule == AUTO:
-        problem, solution = _robust(problem, starts, solution)
+        problem, solution = _robust(problem, solution)
     return _picked(problem, solution, rule)
 
 
@@ -100,7 +105,21 @@ def objective_with(objective: str, delta: float | str, tilt: float = 1.0) -> tup
 
 def _starts(problem: Problem) -> Array:
     grid = make_grid(problem)
-    return np.unique(global_starts(problem, grid, POINT_STARTS if grid.sides else SOBOL_STARTS)[0], axis=0)
+    keep = POINT_STARTS if grid.sides else SOBOL_STARTS
+    return np.unique(global_starts(problem, grid, keep, VALLEY_STARTS)[0], axis=0)
+
+
+def _polish(problem: Problem, starts: Array) -> Solution:
+    """All starts for a few steps, the most promising of them on; when the best of these still creeps along a flat
+    valley, the best few to its end."""
+    if len(starts) > FINALISTS:
+        early = solve(_repeated(problem, len(starts)), starts, EARLY_ITERATIONS)
+        starts = early.theta[np.argsort(early.objective)[:FINALISTS]]
+    found = solve(_repeated(problem, len(starts)), starts)
+    lead = np.argsort(found.objective)[:CREEPERS]
+    if found.converged[lead[0]]:
+        return found
+    return solve(_repeated(problem, len(lead)), found.theta[lead], LATE_ITERATIONS)
 
 
 def _repeated(problem: Problem, count: int) -> Problem:
@@ -113,8 +132,11 @@ def robust_sigma(residual: Array, num_params: int) -> float:
     return float(np.median(size[min(num_params, len(size) - 1) :]) / 0.6745)
 
 
-def _robust(problem: Problem, starts: Array, solution: Solution) -> tuple[Problem, Solution]:
-    """Squared error first, then Huber at 1.345 robust sigma of its residuals, three rounds; sigma may at most halve."""
+def _robust(problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+    """Squared error first, then Huber at 1.345 robust sigma of its residuals, three rounds; sigma may at most halve.
+
+    Every round starts from all minima of the one before.
+    """
     floor = 0.0
     for _ in range(_ROUNDS):
         best = solution.theta[_best(solution)]
@@ -122,8 +144,7 @@ def _robust(problem: Problem, starts: Array, solution: Solution) -> tuple[Proble
         used = max(HUBER_EFFICIENCY * robust_sigma(residual, problem.law.num_params), floor, _MIN_DELTA)
         floor = floor or used / 2.0
         problem = replace(problem, objective=replace(problem.objective, penalty="huber", delta=used))
-        again = np.concatenate([starts, best[None]])
-        solution = solve(_repeated(problem, len(again)), again)
+        solution = solve(_repeated(problem, len(solution.theta)), solution.theta)
     return problem, solution
 
 
@@ -166,7 +187,8 @@ def _optima(solution: Solution, best: int) -> tuple[int, float | None]:
 def _least_absolute(problem: Problem, starts: Array, rule: str) -> PointFit:
     """Huber with a shrinking delta, then linear programs around the best point until the sum stops falling."""
     squared = replace(problem, objective=replace(problem.objective, penalty="mse"))
-    solution = solve(_repeated(squared, len(starts)), starts)
+    solution = _polish(squared, starts)
+    starts = solution.theta
     residual = problem.predict(solution.theta[_best(solution)][None])[0] - problem.y
     delta = max(robust_sigma(residual, problem.law.num_params), _MIN_DELTA)
     end = delta * _LAD_END

@@ -8,7 +8,7 @@ Resamples, folds and hold-outs are rows of ``weights``; parametric and wild boot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,33 @@ from analysis.engine.objective import Objective
 
 
 @dataclass(frozen=True)
+class Pull:
+    """A spring added to the objective, stiffness / 2 (quantity(theta) - target)^2, with one target (R,) per problem.
+
+    Where it comes to rest, theta is the best among all that have the same quantity: one point of its profile, exactly
+    and whatever the stiffness. quantity: (R, P) -> (R,); slope: its derivatives, (R, P) -> (R, P).
+    """
+
+    quantity: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+    target: Array
+    stiffness: float
+
+    def take(self, rows: NDArray[np.intp]) -> Pull:
+        """The springs of the problems ``rows``."""
+        return replace(self, target=self.target[rows])
+
+    def terms(self, theta: Array) -> tuple[Array, Array, Array]:
+        """Value (R,), gradient (R, P) and Hessian (R, P, P), without the curvature of the quantity itself."""
+        gap, slope = self.quantity(theta) - self.target, self.slope(theta)
+        value, gradient = 0.5 * self.stiffness * gap**2, self.stiffness * gap[:, None] * slope
+        return value, gradient, self.stiffness * slope[:, :, None] * slope[:, None, :]
+
+
+@dataclass(frozen=True)
 class Problem:
-    """R fits: minimise sum_i w_i penalty(residual_i) for each. ``y`` is in the space of the residuals (ln or plain)."""
+    """R fits: minimise sum_i w_i penalty(residual_i) for each. ``y`` is in the space of the residuals (ln or plain).
+    pull: a spring that holds a quantity near a value, seen by ``derivatives`` and the solver, not by ``values``."""
 
     law: Law
     ready: tuple[Any, ...]
@@ -31,6 +56,7 @@ class Problem:
     objective: Objective
     low: Array
     high: Array
+    pull: Pull | None = None
 
     @property
     def num_rows(self) -> int:
@@ -45,7 +71,8 @@ class Problem:
         objective = self.objective
         if np.ndim(objective.delta):
             objective = replace(objective, delta=objective.delta[rows])
-        return Problem(self.law, self.ready, y, self.weights[rows], objective, low, high)
+        pull = None if self.pull is None else self.pull.take(rows)
+        return Problem(self.law, self.ready, y, self.weights[rows], objective, low, high, pull)
 
     def predict(self, theta: Array) -> Array:
         """Fitted response in the space of the residuals (R, n); NaN where a logarithm does not exist."""
@@ -125,13 +152,20 @@ def derivatives(problem: Problem, theta: Array, with_metric: bool = False) -> De
                 hessian[:, j, i] += term
         curvature = np.einsum("rn,rpn,rpn->rp", reweighted, jacobian, jacobian, optimize=False)
         value = np.sum(problem.weights * problem.objective.value(residual), axis=1)
+        if problem.pull is not None:
+            more = problem.pull.terms(theta)
+            value, gradient, hessian = value + more[0], gradient + more[1], hessian + more[2]
+            curvature = curvature + np.einsum("rpp->rp", more[2])
     metric = (jacobian * reweighted[:, None, :]) @ jacobian.transpose(0, 2, 1) if with_metric else None
     value = np.where(np.isfinite(value), value, np.inf)
     return Derivatives(value, gradient, hessian, curvature, residual, jacobian, slope, metric)
 
 
 def _response(problem: Problem, theta: Array) -> Jet:
-    jet = problem.law.jet(theta, problem.ready)
+    held = np.nonzero(np.all(np.atleast_2d(problem.low == problem.high), axis=0))[0]
+    jet = problem.law.jet(theta, problem.ready, held)
+    if not isinstance(jet, Jet):
+        jet = Jet(jet, {}, {})
     if problem.law.log_value and not problem.objective.is_log:
         return np.exp(jet)
     return jet

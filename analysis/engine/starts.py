@@ -26,9 +26,10 @@ COARSE_SIDE = 12
 SOBOL_POINTS = 4096
 COARSE_SOBOL = 512
 SEARCH_ROWS = 512
+_VALLEY = 1.1
 _RIDGE = 1e-13
 _BASIS_ELEMENTS = 2_000_000
-_MOMENT_ELEMENTS = 6_000_000
+_MOMENT_ELEMENTS = 500_000
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ def _spread(law: Law, fixed: Array, nonlinear: list[int], coarse: bool) -> tuple
     return points, sides
 
 
-def global_starts(problem: Problem, grid: Grid, keep: int) -> Array:
-    """``keep`` starts (R, keep, P) in working parameters: the best projected candidates, local minima on a full grid.
+def global_starts(problem: Problem, grid: Grid, keep: int, valley: int = 0) -> Array:
+    """``keep`` + ``valley`` starts (R, keep + valley, P) in working parameters.
 
-    Unfilled places repeat the best.
+    keep: the best projected candidates, local minima on a full grid; unfilled places repeat the best. valley: further
+    candidates spread over those within 10 % of the best error. A flat valley of squared error may hold several minima
+    of a robust objective; where there is no valley these repeat the best and cost nothing once duplicates are dropped.
     """
     count = len(problem.weights)
     grid_moments = _Moments(grid)
@@ -120,6 +123,8 @@ def global_starts(problem: Problem, grid: Grid, keep: int) -> Array:
         part = problem.take(np.arange(begin, min(begin + size, count)))
         error, coefficients = grid_moments.project(part)
         best = _best(error, grid.sides, keep)
+        if valley:
+            best = np.concatenate([best, _along_valley(error, best[:, :1], valley)], axis=1)
         chunks.append(_assemble(problem, grid, coefficients, best))
     return np.concatenate(chunks)
 
@@ -228,6 +233,14 @@ def _best(error: Array, sides: tuple[int, ...], keep: int) -> Array:
     order = order[:, np.minimum(np.arange(keep), width - 1)]
     found = np.isfinite(np.take_along_axis(ranked, order, axis=1))
     return np.where(found, order, order[:, :1])
+
+
+def _along_valley(error: Array, best: Array, count: int) -> Array:
+    """Flat indices (R, count), evenly spaced in the order of the grid among the candidates within 10 % of the best."""
+    near = error <= _VALLEY * np.take_along_axis(error, best, axis=1)
+    order = np.argsort(~near, axis=1, kind="stable")
+    places = np.linspace(0.0, np.maximum(near.sum(axis=1) - 1, 0), count, axis=1).astype(np.intp)
+    return np.take_along_axis(order, places, axis=1)
 
 
 def _assemble(problem: Problem, grid: Grid, coefficients: Array, best: Array) -> Array:

@@ -36,7 +36,7 @@ def power_law(column: str, offset: bool) -> Law:
 
     start = "E + " if offset else ""
     notes = f"{column} in {_UNITS[column]}." + (
-        " E trades off against alpha: less than a decade above the floor fixes neither."
+        " E trades off against alpha: runs that all lie far above the floor fix neither."
         if offset
         else f" {column}_c, where the loss would be 1, is derived. Runs must lie on the frontier of what the other "
         "quantities allow, or the exponent mixes with them."

@@ -153,6 +153,13 @@ def test_a_planned_schedule_may_be_given_by_its_corners() -> None:
     assert predicted(multi_power, planned) == pytest.approx(predicted(multi_power, every), abs=2e-4)
 
 
+def test_a_ramp_between_two_flat_stretches_is_a_ramp_where_it_is_planned_and_a_jump_where_it_is_recorded() -> None:
+    step, lr = np.array([1.0, 100.0, 200.0, 300.0]), np.array([2.0, 2.0, 1.0, 1.0])
+    planned = columns_at(step, lr, [200.0])
+    assert planned["S1"][0] == pytest.approx(200 + 149.5)
+    assert columns_from_curves([0] * 4, step, lr)["S1"][2] == pytest.approx(200 + 2 * 99 + 1)
+
+
 def test_the_unit_of_the_step_may_be_large() -> None:
     """Tokens instead of steps: intervals are followed in equal parts, and the learning rate is summed over tokens."""
     lr = schedule("cosine")
