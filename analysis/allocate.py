@@ -1,24 +1,30 @@
 """From a fitted law to decisions: compute of a (N, D) pair, the best split of a budget, the loss it reaches.
 
-Shapes: R draws, K budgets, S sizes tried.
+Two questions, two answers. What did the tests show? ``frontier`` and ``best_splits`` never leave the tested sizes and
+tokens. What should a given budget buy? ``allocate`` follows the law wherever it leads and says how far that is from
+anything that was tested.
+
+Shapes: R draws (the point first), K budgets, S sizes tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from analysis.concrete import Config, Sizes, nearest_configs
+from analysis.draws import COVARIANCE_DRAWS, Spread, interval_from, spread_of
 from analysis.engine.jet import Array
+from analysis.optimum import SIX_ND, Cost, Optimum, check_columns, cost_of, landscape, optimum, tolerated
+from analysis.result import FitResult, Interval
 
-if TYPE_CHECKING:
-    from analysis.result import FitResult, Interval
+__all__ = ["SIX_ND", "Allocation", "Cost", "Frontier", "NearOptimal", "Split", "allocate", "allocation_exponents",
+           "best_splits", "fit_cost", "fit_frontier", "frontier", "frontier_curves"]  # fmt: skip
 
-Cost = tuple[float, float, float]
-SIX_ND: Cost = (6.0, 1.0, 0.0)
+TOLERANCES = (0.5, 1.0)
 _SIZES_TRIED = 161
 
 
@@ -87,6 +93,34 @@ def frontier(
     )
 
 
+def fit_frontier(fit: FitResult, compute: Array, given: Mapping[str, float] | None = None) -> Frontier:
+    """The frontier of a fit inside its own tested box: row 0 is the point, the rest are its draws where it has any.
+
+    A law of C alone is its own frontier, without N and D (NaN). given: values of columns beyond N, D and C. Raises
+    ``ValueError`` for a fit that has neither C nor both N and D.
+    """
+    theta = fit.theta[None] if fit.draws is None else np.concatenate([fit.theta[None], fit.draws])
+    fixed = dict(given or {})
+    if set(fit.shape.columns) <= {"C", *fixed}:
+        columns = {"C": compute} | {name: np.full(len(compute), value) for name, value in fixed.items()}
+        loss = fit.respond(columns, theta) + fit.added_entropy()
+        none = np.full(loss.shape, np.nan)
+        return Frontier(loss, none, none, np.zeros(loss.shape, dtype=bool))
+    check_columns(fit.shape, fixed)
+
+    def loss_at(size: Array, tokens: Array) -> Array:
+        columns = {name: np.full(len(size), value) for name, value in fixed.items()} | {"N": size, "D": tokens}
+        return fit.respond(columns, theta) + fit.added_entropy()
+
+    return frontier(loss_at, compute, cost_of(fit), fit.size_range, fit.tokens_range)
+
+
+def frontier_curves(fit: FitResult, compute: Array, given: Mapping[str, float] | None = None) -> Array:
+    """ln of the frontier loss (1 + B, K), draws stretched about the point; NaN where no tested pair costs so much."""
+    log = np.log(fit_frontier(fit, compute, given).loss)
+    return np.concatenate([log[:1], log[:1] + fit.widening * (log[1:] - log[:1])])
+
+
 @dataclass(frozen=True)
 class Split:
     """The best use of one budget under a fit: N*, D* and the loss, each with its interval where the fit has draws.
@@ -101,18 +135,6 @@ class Split:
     at_edge: bool
 
 
-def fit_frontier(fit: FitResult, compute: Array) -> Frontier:
-    """The frontier of a fit inside its own tested box: row 0 is the point, the rest are its draws where it has any."""
-    theta = fit.theta[None] if fit.draws is None else np.concatenate([fit.theta[None], fit.draws])
-    return frontier(lambda n, d: fit.predict_draws(theta, n, d), compute, fit.cost, fit.size_range, fit.tokens_range)
-
-
-def frontier_curves(fit: FitResult, compute: Array) -> Array:
-    """ln of the frontier loss (1 + B, K), draws stretched about the point; NaN where no tested pair costs so much."""
-    log = np.log(fit_frontier(fit, compute).loss)
-    return np.concatenate([log[:1], log[:1] + fit.widening * (log[1:] - log[:1])])
-
-
 def best_splits(fit: FitResult, budgets: Array) -> list[Split]:
     """N*(C), D*(C) and loss for budgets (K,) inside the tested compute; budgets no tested pair costs are left out."""
     best = fit_frontier(fit, budgets)
@@ -124,12 +146,110 @@ def best_splits(fit: FitResult, budgets: Array) -> list[Split]:
 
 
 def _stretched(values: Array, widening: float) -> Interval:
-    """Percentile interval of the draws (1 + B,) about the point, in logs."""
-    from analysis.result import Interval
-
-    point = float(values[0])
+    """Percentile interval of the draws (1 + B,) about the point, in logs; without draws the point alone."""
     if len(values) == 1:
-        return Interval(point, point, point)
-    spread = widening * np.log(values[1:] / point)
-    low, high = np.percentile(spread, [2.5, 97.5])
-    return Interval(point, point * float(np.exp(min(low, 0.0))), point * float(np.exp(max(high, 0.0))))
+        return Interval(float(values[0]), float(values[0]), float(values[0]))
+    return replace(interval_from(values, widening), known=True, why="")
+
+
+@dataclass(frozen=True)
+class NearOptimal:
+    """Sizes whose loss at the same budget is at most ``percent`` above the best; 0 or infinity for no end."""
+
+    percent: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What one budget buys under a fitted law.
+
+    size, tokens, tokens_per_parameter, loss: the optimum with 95 % intervals; not ``known`` where the law does not
+    identify it. beyond: for C, N and D the factor by which the answer lies outside the fitted range, 1 inside; an
+    answer with any above 1 is an extrapolation of the law. near: the price of another size. config: the nearest named
+    size, where names were given. method: "closed form" or "search"; ci_method: where the intervals come from.
+    """
+
+    compute: float
+    size: Interval
+    tokens: Interval
+    tokens_per_parameter: Interval
+    loss: Interval
+    beyond: dict[str, float]
+    near: tuple[NearOptimal, ...]
+    config: Config | None
+    method: str
+    ci_method: str
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether C, N* or D* lies outside what was fitted."""
+        return any(factor > 1.0 for factor in self.beyond.values())
+
+
+def allocate(
+    fit: FitResult,
+    budgets: ArrayLike,
+    *,
+    sizes: Sizes = (),
+    step: float | None = None,
+    tolerances: Sequence[float] = TOLERANCES,
+    cost: Cost | None = None,
+    given: Mapping[str, float] | None = None,
+    draws: int = COVARIANCE_DRAWS,
+    seed: int = 0,
+) -> list[Allocation]:
+    """The best use of every budget (K,) FLOPs under a fitted law of N and D, tested or not.
+
+    Intervals come from the bootstrap draws of the fit, else from ``draws`` normal ones from its covariance. sizes:
+    (name, N) pairs to choose a concrete config from; step: tokens of one optimizer step. tolerances: per cent of loss
+    for which the range of good sizes is given. cost: (scale, power, error) of C = scale N^power D, the fit's own by
+    default, ``SIX_ND`` for 6 N D. given: values of further columns of the law. Raises ``ValueError`` for a budget that
+    is not positive, a law without N and D, or a missing cost or column.
+    """
+    compute = np.atleast_1d(np.asarray(budgets, dtype=float))
+    if bad := [value for value in compute if not (np.isfinite(value) and value > 0)]:
+        raise ValueError(f"a budget of {bad[0]} FLOPs; budgets must be positive numbers")
+    spread = spread_of(fit, draws, seed)
+    land = landscape(fit, cost, given)
+    best = optimum(land, spread.theta, compute)
+    ranges = [(p, *tolerated(land, fit.theta[None], best, compute, p)) for p in tolerances]
+    configs: list[Config | None] = [None] * len(compute)
+    if sizes:
+        configs = [*nearest_configs(land, spread, best, compute, sizes, step)]
+    return [
+        Allocation(
+            compute=float(compute[k]),
+            **_intervals(fit, spread, best, k),
+            beyond=_beyond(fit, float(compute[k]), float(best.size[0, k]), float(best.tokens[0, k])),
+            near=tuple(NearOptimal(p, float(low[k]), float(high[k])) for p, low, high in ranges),
+            config=configs[k],
+            method=best.method,
+            ci_method=spread.method or "none",
+        )
+        for k in range(len(compute))
+    ]
+
+
+def _intervals(fit: FitResult, spread: Spread, best: Optimum, k: int) -> dict[str, Interval]:
+    """N*, D*, D*/N* and the loss of budget ``k``, with the reason where the optimum is not identified."""
+    size, tokens = (np.where(best.found[:, k], values[:, k], np.nan) for values in (best.size, best.tokens))
+    optima = {"size": size, "tokens": tokens, "tokens_per_parameter": tokens / size}
+    found = {name: interval_from(v, spread.widening, what="optimum") for name, v in optima.items()}
+    flat = [name for name in fit.shape.exponents if name in fit.unidentified]
+    why = f"{flat[0]} is not identified ({fit.unidentified[flat[0]]})" if flat else ""
+    if not best.found[0, k]:
+        why = "the loss has no minimum over N at this budget"
+    if why:
+        found = {name: replace(item, known=False, why=why) for name, item in found.items()}
+    return found | {"loss": interval_from(best.loss[:, k], spread.widening, what="loss")}
+
+
+def _beyond(fit: FitResult, compute: float, size: float, tokens: float) -> dict[str, float]:
+    """How many times outside the fitted range each of C, N and D lies (1 inside)."""
+    found = {}
+    for name, value in (("C", compute), ("N", size), ("D", tokens)):
+        low, high = fit.ranges.get(name, (value, value))
+        found[name] = max(low / value, value / high, 1.0)
+    return {name: 1.0 if factor < 1.0 + 1e-9 else factor for name, factor in found.items()}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from analysis.notation import compute_text, parameter
+from analysis.notation import compute_text, parameter, with_interval
 from analysis.page import Card, paragraph
+from analysis.report_cards import approaches_card, budget_card, identified_card, law_card, validated_card
+from analysis.report_evidence import Evidence
 from analysis.result import FitResult
 from analysis.study import Study
 from analysis.table import RunTable
 from analysis.verdicts import (
     Comparison,
+    bound_text,
+    crossing_text,
     difference_text,
+    edge_text,
     forms_text,
     headline,
     multiplier_text,
@@ -17,15 +22,19 @@ from analysis.verdicts import (
 )
 
 GOAL_HELD_OUT = 2.0
+LIKELY_CROSSING = 0.1
 
 
-def cards(table: RunTable, study: Study) -> list[str]:
-    """Which group is better, how loss falls, whether E is found, whether it predicts, whether runs learned to look."""
+def cards(table: RunTable, study: Study, evidence: Evidence) -> list[str]:
+    """Which group is better, how loss falls, what is identified, whether it predicts, what a budget should buy, whether
+    E is found, whether runs learned to look."""
     target = study.targets[0]
     found: list[Card | None] = [_pair_card(c) for c in study.comparisons if c.target == target]
-    found += [_law_card(fit) for group in study.groups if (fit := study.main_form(group, target)) is not None]
-    found += [_entropy_card(study), _prediction_card(study, target), _plateau_card(table, study)]
-    head = paragraph(f"For the loss called {target}; every interval is 95 %.", "soft")
+    found += [law_card(one) for one in evidence.values()]
+    found += [identified_card(evidence), validated_card(evidence), _prediction_card(study, target)]
+    found += [budget_card(evidence), approaches_card(evidence), _entropy_card(study), _plateau_card(table, study)]
+    called = "" if target == "loss" else f"For the loss called {target}. "
+    head = paragraph(f"{called}Every interval is 95 %.", "soft")
     return [head, *(card.html() for card in found if card is not None)]
 
 
@@ -35,30 +44,16 @@ def _pair_card(c: Comparison) -> Card:
         shown = ", ".join(c.refused[:6]) + (" ..." if len(c.refused) > 6 else "")
         return Card(question, headline(c), note=f"on the plateau: {shown}" if shown else "", alarm=True)
     label, number = difference_text(c)
-    note = "; ".join(part for part in (multiplier_text(c), forms_text(c)) if part)
-    return Card(question, headline(c), (number,), label, range_text(c), note)
+    crossing = crossing_text(c) if (c.crossing_probability or 0.0) >= LIKELY_CROSSING else ""
+    told = (bound_text(c), multiplier_text(c), _exponents(c), crossing, edge_text(c), forms_text(c), c.pairing)
+    return Card(question, headline(c), (number,), label, range_text(c), "; ".join(part for part in told if part))
 
 
-def _law_card(fit: FitResult) -> Card:
-    verdict = "size and data exponents not told apart"
-    alpha, beta = fit.ci.get("alpha"), fit.ci.get("beta")
-    if alpha is not None and beta is not None and alpha.known and beta.known:
-        if alpha.low > beta.high:
-            verdict = "falls faster with size than with data"
-        elif beta.low > alpha.high:
-            verdict = "falls faster with data than with size"
-    sizes, tokens = (" to ".join(map(compute_text, span)) for span in (fit.size_range, fit.tokens_range))
-    quality = "" if fit.r2_log_excess is None else f"R2 of ln excess {fit.r2_log_excess:.4f}; "
-    form = "E fixed to the known entropy" if fit.form == "known" else "E fitted"
-    return Card(
-        f"How does the loss of {fit.group} fall?",
-        verdict,
-        tuple(f"{name} {parameter(fit, name)}" for name in ("alpha", "beta")),
-        "exponents of N and D",
-        f"N {sizes}, D {tokens}",
-        f"{quality}{form}; {fit.n_rows} runs of {fit.n_sizes} sizes, {fit.n_clusters} independent trunks",
-        alarm=bool(fit.unidentified),
-    )
+def _exponents(c: Comparison) -> str:
+    """Differences of the exponents of N and D that are known, in a few words."""
+    known = [item for item in c.exponents if item.difference.known and item.name in ("alpha", "beta")]
+    parts = [f"{item.name} {with_interval(item.difference)}" for item in known]
+    return f"exponents of {c.right} less those of {c.left}: {', '.join(parts)}" if parts else ""
 
 
 def _entropy_card(study: Study) -> Card | None:
@@ -73,17 +68,20 @@ def _entropy_card(study: Study) -> Card | None:
     if len(inside) < len(known):
         verdict += f"; wrong in {len(known) - len(inside)}"
     shown = [f for f in fits if f.target == study.targets[0]]
-    ratios = [f.min_excess_ratio for f in fits if f.min_excess_ratio is not None]
-    tested = f"lowest losses {100 * min(ratios):.0f} to {100 * max(ratios):.0f} % above E" if ratios else ""
-    truth = f" (known: {shown[0].known_entropy:.4f})" if shown else ""
-    numbers = tuple(f"{f.group} {parameter(f, 'E')}" for f in shown)
     note = (
         ""
         if len(inside) == len(fits)
         else ("E is an extrapolation from these losses; the reason of each fit stands in the tables below")
     )
+    truth = f" (known: {shown[0].known_entropy:.4f})" if shown else ""
+    numbers = tuple(f"{f.group} {parameter(f, 'E')}" for f in shown)
     question = "Does a fit with E free find the known entropy?"
-    return Card(question, verdict, numbers, f"fitted E{truth}", tested, note, alarm=len(inside) < len(fits))
+    return Card(question, verdict, numbers, f"fitted E{truth}", _above(shown), note, alarm=len(inside) < len(fits))
+
+
+def _above(fits: list[FitResult]) -> str:
+    ratios = [f.min_excess_ratio for f in fits if f.min_excess_ratio is not None]
+    return f"lowest losses {100 * min(ratios):.0f} to {100 * max(ratios):.0f} % above E" if ratios else ""
 
 
 def _prediction_card(study: Study, target: str) -> Card | None:
@@ -92,8 +90,11 @@ def _prediction_card(study: Study, target: str) -> Card | None:
         return None
     held = [(f.group, f.holdouts["size"]) for f in fits]
     worst = max(h.mean_error for _, h in held)
-    numbers = tuple(f"{group} {h.mean_error:.1f} % (max {h.max_error:.1f} %)" for group, h in held)
-    steps = ", ".join(sorted({f"{h.distance:.1f}x" for _, h in held}))
+    names = [f"{group} " if len(held) > 1 else "" for group, _ in held]
+    numbers = tuple(
+        f"{name}{h.mean_error:.1f} % (max {h.max_error:.1f} %)" for name, (_, h) in zip(names, held, strict=True)
+    )
+    steps = ", ".join(sorted({f"{h.distance:.3g}x" for _, h in held}))
     return Card(
         "Does it predict a size it has not seen?",
         f"within {worst:.1f} % of the loss on average",

@@ -11,13 +11,22 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.allocate import fit_frontier, frontier_curves
+from analysis.allocate import allocation_exponents, frontier_curves
+from analysis.bootstrap import bootstrap, pooled_noise
+from analysis.draws import interval_from, probability, simultaneous_band
 from analysis.engine.jet import Array
+from analysis.fit import fit_law
+from analysis.multiplier import at_edge, largest_observed, multiplier_curve
+from analysis.optimum import has_closed_form
+from analysis.paired import Keys, paired_fits
 from analysis.result import FitResult, Interval
-from analysis.verdicts import Comparison, forms_disagree, verdict
+from analysis.table import Sample
+from analysis.verdicts import Comparison, ExponentDifference, forms_disagree, verdict
 
 _BUDGETS = 21
 _MIN_SPAN = 2.0
+_SURE = 0.95
+_LEAST_BUDGETS = 3
 _FORM_ORDER = ("known", "free", "interaction")
 
 
@@ -27,24 +36,29 @@ def compare(
     names: tuple[str, str],
     target: str,
     refused: Sequence[str] = (),
+    given: Mapping[str, float] | None = None,
+    pairing: str = "",
+    interior: bool = False,
 ) -> Comparison:
     """Compare two groups from their fits by form, each with bootstrap draws.
 
-    refused: run ids of either group that sit on the vision plateau; any at all refuses the comparison, because the
-    runs that escaped are then a selection by outcome.
+    Any law of N and D, of C alone, or with further columns whose values are ``given``. refused: run ids of either group
+    that sit on the vision plateau; any at all refuses the comparison, because the runs that escaped are then a
+    selection by outcome. pairing: a sentence on paired draws (``analysis.paired``); paired draws of the two groups
+    belong together by their index. interior: leave out budgets at which the best tested split of either group lies on
+    the edge of its sizes or tokens (unless too few remain): there a smaller smallest size alone wins.
     """
     if refused:
         return _without_numbers("refused", names, target, tuple(refused))
-    forms = [
-        f for f in _FORM_ORDER if f in left and f in right and left[f].draws is not None and right[f].draws is not None
-    ]
+    order = [*_FORM_ORDER, *sorted(set(left) - set(_FORM_ORDER))]
+    forms = [f for f in order if f in left and f in right and left[f].draws is not None and right[f].draws is not None]
     if not forms:
         return _without_numbers("no fit", names, target)
-    found = {form: _compare_form(left[form], right[form], names, target) for form in forms}
+    found = {form: _compare_form(left[form], right[form], names, target, given, interior) for form in forms}
     main = found[forms[0]]
     if main.status != "ok":
         return main
-    main = replace(main, form=forms[0], by_form={form: c.outcome for form, c in found.items()})
+    main = replace(main, form=forms[0], by_form={form: c.outcome for form, c in found.items()}, pairing=pairing)
     if forms_disagree(main):
         main = replace(main, outcome="unresolved", crossing=None)
     return replace(main, verdict=verdict(main))
@@ -55,20 +69,30 @@ def _without_numbers(status: str, names: tuple[str, str], target: str, refused: 
     return replace(empty, verdict=verdict(empty))
 
 
-def _compare_form(left: FitResult, right: FitResult, names: tuple[str, str], target: str) -> Comparison:
+def _compare_form(
+    left: FitResult, right: FitResult, names: tuple[str, str], target: str, given: Mapping[str, float] | None,
+    interior: bool,
+) -> Comparison:  # fmt: skip
     low = max(left.compute_range[0], right.compute_range[0])
     high = min(left.compute_range[1], right.compute_range[1])
     compute = np.geomspace(low, high, _BUDGETS) if high > low else np.array([])
     if high >= _MIN_SPAN * low:
-        curves = frontier_curves(left, compute), frontier_curves(right, compute)
+        curves = frontier_curves(left, compute, given), frontier_curves(right, compute, given)
         inside = np.isfinite(curves[0][0]) & np.isfinite(curves[1][0])
         compute = compute[inside]
-    if high < _MIN_SPAN * low or len(compute) < 3:
+    if high < _MIN_SPAN * low or len(compute) < _LEAST_BUDGETS:
         return _without_numbers("no overlap", names, target)
-    gap, below, above, draws = _difference(curves[0][:, inside], curves[1][:, inside])
+    curves = curves[0][:, inside], curves[1][:, inside]
+    edge = at_edge(left, compute, given) | at_edge(right, compute, given)
+    if interior:
+        kept = interior_budgets(edge, compute)
+        curves, compute, edge = (curves[0][:, kept], curves[1][:, kept]), compute[kept], edge[kept]
+    gap, below, above, draws = _difference(*curves)
     sign = np.where(below > 0, 1, np.where(above < 0, -1, 0))
     outcome = _outcome(sign, compute)
-    multiplier, at = _multiplier(left, right, compute)
+    curve = multiplier_curve(left, right, compute, given)
+    multiplier, at = largest_observed(curve, right.group)
+    crosses_at, chance = _crossing(compute, gap, draws)
     return Comparison(
         *names,
         target,
@@ -79,26 +103,32 @@ def _compare_form(left: FitResult, right: FitResult, names: tuple[str, str], tar
         difference=tuple(map(float, 100 * np.expm1(gap))),
         low=tuple(map(float, 100 * np.expm1(below))),
         high=tuple(map(float, 100 * np.expm1(above))),
-        crossing=_crossing(compute, gap, draws) if outcome == "crossing" else None,
+        crossing=crosses_at if outcome == "crossing" else None,
         multiplier=multiplier,
         multiplier_at=at,
+        multiplier_curve=curve,
+        exponents=exponent_differences(left, right),
+        crosses_at=crosses_at,
+        crossing_probability=chance,
+        at_edge=tuple(map(bool, edge)),
     )
 
 
-def _difference(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
-    """Difference of ln L (K,) with its simultaneous 95 % band, and the differences of the draws (B, K).
+def interior_budgets(edge: NDArray[np.bool_], compute: Array) -> NDArray[np.bool_]:
+    """Which budgets (K,) to compare at when those on an edge of the tests shall be left out: all, where less than a
+    factor of 2 would remain."""
+    inner = compute[~edge]
+    enough = len(inner) >= _LEAST_BUDGETS and inner[-1] >= _MIN_SPAN * inner[0]
+    return ~edge if enough else np.ones_like(edge)
 
-    The band is the point +- q s(C): s from the pointwise percentiles, q the 95 % quantile over draws of the largest
-    standardised deviation anywhere on the grid, so the whole curve is covered at once.
-    """
+
+def _difference(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
+    """Difference of ln L (K,) with its simultaneous 95 % band, and the differences of the draws (B, K)."""
     gap = right[0] - left[0]
     count = min(len(left), len(right))
     draws = right[1:count] - left[1:count]
-    deviation = draws - gap
-    spread = np.ptp(np.percentile(deviation, [2.5, 97.5], axis=0), axis=0) / (2 * 1.96)
-    spread = np.maximum(spread, 1e-12)
-    reach = np.percentile(np.max(np.abs(deviation) / spread, axis=1), 95.0)
-    return gap, gap - reach * spread, gap + reach * spread, draws
+    draws = draws[np.isfinite(draws).all(axis=1)]
+    return gap, *simultaneous_band(gap, draws), draws
 
 
 def _outcome(sign: NDArray[np.int_], compute: Array) -> str:
@@ -109,8 +139,9 @@ def _outcome(sign: NDArray[np.int_], compute: Array) -> str:
     return "left" if left else "right" if right else "unresolved"
 
 
-def _crossing(compute: Array, gap: Array, draws: Array) -> Interval:
-    """Compute at which the difference changes sign, with the percentile interval over the draws that cross."""
+def _crossing(compute: Array, gap: Array, draws: Array) -> tuple[Interval | None, float]:
+    """Compute at which the difference changes sign, with the percentile interval over the draws that cross, and the
+    share of draws that do; None when the point fits do not cross."""
 
     def where(curve: Array) -> float:
         flips = np.nonzero(np.sign(curve[1:]) != np.sign(curve[:-1]))[0]
@@ -120,58 +151,91 @@ def _crossing(compute: Array, gap: Array, draws: Array) -> Interval:
         share = curve[i] / (curve[i] - curve[i + 1])
         return float(np.log(compute[i]) + share * np.log(compute[i + 1] / compute[i]))
 
-    many = np.array([where(curve) for curve in draws])
+    many, point = np.array([where(curve) for curve in draws]), where(gap)
+    chance = float(np.mean(np.isfinite(many)))
+    if not np.isfinite(point) or not chance:
+        return None, chance
     low, high = np.nanpercentile(many, [2.5, 97.5])
-    point = where(gap)
-    return Interval(float(np.exp(point)), float(np.exp(min(low, point))), float(np.exp(max(high, point))))
+    why = "" if chance >= _SURE else f"{100 * (1 - chance):.0f} % of the draws do not cross in the tested range"
+    ends = float(np.exp(min(low, point))), float(np.exp(max(high, point)))
+    return Interval(float(np.exp(point)), *ends, not why, why), chance
 
 
-def _multiplier(left: FitResult, right: FitResult, compute: Array) -> tuple[Interval | None, float | None]:
-    """Compute ``right`` needs per compute of ``left`` for the same loss, at the largest budget where it is observed:
-    both optima inside the tested sizes and tokens, since at an edge the missing runs and not the group cost compute.
+def exponent_differences(left: FitResult, right: FitResult) -> tuple[ExponentDifference, ...]:
+    """Right minus left for every exponent that both laws have, and for a and b where both have the closed form.
 
-    Draws that would need more (less) than the compute tested for ``right`` are held at the end of its tested range.
+    Draw b of one group is subtracted from draw b of the other, so draws that were paired stay paired.
     """
-    grid = np.geomspace(*right.compute_range, 2 * _BUDGETS)
-    theirs, their_edge = _curves_and_edges(right, grid)
-    ours, our_edge = _curves_and_edges(left, compute)
-    usable = np.isfinite(theirs[0])
-    grid, their_edge, theirs = grid[usable], their_edge[usable], np.minimum.accumulate(theirs[:, usable], axis=1)
-
-    def needed(curve: Array, loss: Array) -> Array:
-        return np.exp(np.interp(-loss, -curve, np.log(grid)))
-
-    point = needed(theirs[0], ours[0])
-    nearest = np.abs(np.log(point[:, None] / grid[None, :])).argmin(axis=1)
-    within = (ours[0] <= theirs[0][0]) & (ours[0] >= theirs[0][-1])
-    observed = np.nonzero(within & ~our_edge & ~their_edge[nearest])[0]
-    if not len(observed):
-        return None, None
-    at = int(observed[-1])
-    ratios = np.array([needed(c, o[at : at + 1])[0] for c, o in zip(theirs[1:], ours[1:], strict=False)]) / compute[at]
-    value = float(point[at] / compute[at])
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    ends = grid[0] / compute[at], grid[-1] / compute[at]
-    censored = [word for word, hit in (("low", low <= ends[0] * 1.001), ("high", high >= ends[1] * 0.999)) if hit]
-    why = f"the {' and '.join(censored)} end lies outside the compute tested for {right.group}" if censored else ""
-    return Interval(value, float(min(low, value)), float(max(high, value)), not censored, why), float(compute[at])
+    a, b = (_exponent_draws(fit) for fit in (left, right))
+    found = []
+    for name in (name for name in a if name in b):
+        count = min(len(a[name]), len(b[name]))
+        gap = b[name][:count] - a[name][:count]
+        item = interval_from(gap, 1.0, log=False, what=name)
+        flat = [fit.group for fit in (left, right) if name in fit.unidentified]
+        if flat:
+            item = replace(item, known=False, why=f"{name} of {' and '.join(flat)} is not identified")
+        found.append(ExponentDifference(name, float(a[name][0]), float(b[name][0]), item, probability(gap[1:])))
+    return tuple(found)
 
 
-def _curves_and_edges(fit: FitResult, compute: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """ln of the frontier loss (1 + B, K), and where the optimum of the point fit sits on an edge of the tests (K,)."""
-    return frontier_curves(fit, compute), fit_frontier(replace(fit, draws=None), compute).at_edge[0]
+def _exponent_draws(fit: FitResult) -> dict[str, Array]:
+    """(1 + B,) values of every exponent, the point first, draws stretched about it."""
+    law = fit.shape
+    theta = fit.theta[None] if fit.draws is None else np.concatenate([fit.theta[None], fit.draws])
+    natural = law.to_natural(theta, fit.centre)
+    found = {name: natural[:, law.names.index(name)] for name in law.exponents if name not in fit.fixed}
+    if has_closed_form(law):
+        pair = (natural[:, law.names.index(name)] for name in ("alpha", "beta"))
+        found |= dict(zip(("a", "b"), allocation_exponents(*pair), strict=True))
+    return {name: v[0] + fit.widening * (v - v[0]) for name, v in found.items()}
+
+
+def compare_samples(
+    left: Sample,
+    right: Sample,
+    form: str = "free",
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    keys: tuple[Keys, Keys] | None = None,
+    delta: float | str = "auto",
+    given: Mapping[str, float] | None = None,
+    interior: bool = True,
+) -> Comparison:
+    """Fit one law to two groups, resample both, and compare.
+
+    keys: what the runs of the groups share by row name (``analysis.paired.pair_keys``); runs with a partner are then
+    resampled together, and ``pairing`` of the answer says how many there were. given: values of further columns of the
+    law. interior: as in ``compare``. Raises ``FitError`` when a group cannot carry the law, ``ValueError`` for too few
+    draws.
+    """
+    fits = [(fit_law(sample, form, delta), sample) for sample in (left, right)]
+    pairing, drawn = "", [fit for fit, _ in fits]
+    if keys is not None:
+        *drawn, pairing = paired_fits(fits[0], fits[1], keys, draws, seed)
+    if drawn[0].draws is None:
+        noise = pooled_noise(fits)
+        drawn = [bootstrap(fit, sample, draws, seed, noise=noise) for fit, sample in fits]
+    names = left.group, right.group
+    return compare({form: drawn[0]}, {form: drawn[1]}, names, left.target, (), given, pairing, interior)
 
 
 def compare_all(
-    fits: Sequence[FitResult], groups: Sequence[str], targets: Sequence[str], refused: Mapping[str, Sequence[str]]
-) -> list[Comparison]:
-    """Every pair of groups on every target. refused: run ids on the vision plateau, by group."""
+    fits: Sequence[FitResult], groups: Sequence[str], targets: Sequence[str], refused: Mapping[str, Sequence[str]],
+    interior: bool = False,
+) -> list[Comparison]:  # fmt: skip
+    """Every pair of groups on every target. refused: run ids on the vision plateau, by group. interior: see
+    ``compare``."""
     table: dict[tuple[str, str], dict[str, FitResult]] = {}
     for fit in fits:
         table.setdefault((fit.group, fit.target), {})[fit.form] = fit
     pairs = [(a, b) for i, a in enumerate(groups) for b in groups[i + 1 :]]
     return [
-        compare(table.get((a, t), {}), table.get((b, t), {}), (a, b), t, [*refused.get(a, ()), *refused.get(b, ())])
+        compare(
+            table.get((a, t), {}), table.get((b, t), {}), (a, b), t, [*refused.get(a, ()), *refused.get(b, ())],
+            interior=interior,
+        )
         for t in targets
         for a, b in pairs
-    ]
+    ]  # fmt: skip

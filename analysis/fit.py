@@ -16,7 +16,8 @@ from scipy import stats
 from analysis.allocate import fit_cost
 from analysis.engine.jet import Array
 from analysis.engine.law import Law
-from analysis.engine.newton import solve
+from analysis.engine.leverage import covariance_of, scores_of
+from analysis.engine.newton import MAX_ITERATIONS, solve
 from analysis.engine.objective import Objective, objective_named
 from analysis.engine.point import FitError, PointFit, fit_point
 from analysis.engine.problem import Derivatives, Problem, derivatives, make_problem
@@ -27,6 +28,7 @@ from analysis.table import Exclusion, Sample
 __all__ = ["FORMS", "FitError", "Setup", "fit_law", "flat_directions", "prepare", "profile"]
 
 FORMS = ("free", "known", "interaction")
+_FLAT_ITERATIONS = 40
 _MUST_VARY = {"N": "sizes N", "D": "token counts D", "C": "budgets C"}
 
 
@@ -251,38 +253,38 @@ def _condition(found: Derivatives, free: NDArray[np.bool_]) -> float:
 
 
 def sandwich(setup: Setup, found: Derivatives, free: NDArray[np.bool_]) -> Array | None:
-    """Cluster-robust covariance of theta (P, P) with the G/(G-1) (n-1)/(n-P) correction, zero for parameters that are
-    held; None where the curvature is singular or there are no degrees of freedom."""
+    """Covariance of theta (P, P) from scores summed over runs, corrected for the leverage of each run (HC3, CR3); zero
+    for parameters that are held; None where the curvature is singular or there are no degrees of freedom."""
     sample, rows, width = setup.sample, len(setup.y), int(free.sum())
-    groups = sample.num_clusters
     hessian = found.hessian[0][np.ix_(free, free)]
-    if groups < 2 or rows <= width or not width or np.linalg.eigvalsh(hessian)[0] <= 0:
+    if sample.num_clusters < 2 or rows <= width or not width or np.linalg.eigvalsh(hessian)[0] <= 0:
         return None
     codes = np.unique(sample.cluster, return_inverse=True)[1]
-    summed = np.zeros((groups, width))
-    np.add.at(summed, codes, found.scores[0][:, free])
-    bread = np.linalg.inv(hessian)
-    factor = groups / (groups - 1) * (rows - 1) / (rows - width)
     out = np.zeros((len(free), len(free)))
-    out[np.ix_(free, free)] = factor * bread @ (summed.T @ summed) @ bread
+    scores = scores_of(found.jacobian[0][free].T, found.slope[0], codes)
+    out[np.ix_(free, free)] = covariance_of(np.linalg.inv(hessian), scores)
     return out
 
 
 def profile(setup: Setup, result: FitResult, name: str, values: Array) -> Array:
     """Objective (V,) minimised over the other parameters with working parameter ``name`` pinned to each value."""
     at = setup.law.names.index(name)
-    objective = objective_of(result)
-    problem = setup.problem(np.ones((1, len(setup.y))), objective)
+    return _pinned(setup, result, [(at, float(value)) for value in values], MAX_ITERATIONS)
+
+
+def _pinned(setup: Setup, result: FitResult, pins: Sequence[tuple[int, float]], max_iterations: int) -> Array:
+    """Lowest objective (V,) with one working parameter (index, value) held, for every pin, from four starts each."""
+    problem = setup.problem(np.ones((1, len(setup.y))), objective_of(result))
     found = global_starts(problem, make_grid(problem, coarse=True), 3)[0]
     starts = np.concatenate([result.theta[None], found])
-    grid = np.repeat(starts[None], len(values), axis=0)
-    grid[:, :, at] = np.asarray(values)[:, None]
-    flat = grid.reshape(-1, grid.shape[2])
+    flat = np.tile(starts, (len(pins), 1))
+    at, value = (np.repeat(column, len(starts)) for column in zip(*pins, strict=True))
+    rows = np.arange(len(flat))
     low, high = (np.broadcast_to(b, flat.shape).copy() for b in (problem.low, problem.high))
-    low[:, at] = high[:, at] = flat[:, at]
+    low[rows, at] = high[rows, at] = flat[rows, at] = value
     weights = np.ones((len(flat), len(setup.y)))
-    pinned = solve(replace(problem, weights=weights, low=low, high=high), flat)
-    return pinned.objective.reshape(len(values), -1).min(axis=1)
+    pinned = solve(replace(problem, weights=weights, low=low, high=high), flat, max_iterations)
+    return pinned.objective.reshape(len(pins), -1).min(axis=1)
 
 
 def flat_directions(setup: Setup, result: FitResult) -> dict[str, str]:
@@ -293,15 +295,18 @@ def flat_directions(setup: Setup, result: FitResult) -> dict[str, str]:
     freedom = max(result.n_rows - setup.num_free, 1)
     noise = max(result.objective_value, 1e-20 * result.n_rows) / freedom
     threshold = result.objective_value + noise * float(stats.f.ppf(0.95, 1, freedom))
-    law, flat = setup.law, {}
-    for name in law.names:
-        kind = law.params[name]
-        if name in setup.fixed or kind.low < 0 or not (kind.exponent or name == "E"):
-            continue
-        ends = np.array([v for v in kind.bounds if np.isfinite(v)])
-        reached = [e for e, value in zip(ends, profile(setup, result, name, ends), strict=True) if value <= threshold]
-        if reached:
-            flat[name] = f"profile reaches {_end(reached[0], kind.log)}"
+    pins = [
+        (name, at, end)
+        for at, (name, kind) in enumerate(setup.law.params.items())
+        for end in kind.bounds
+        if np.isfinite(end) and kind.low >= 0 and name not in setup.fixed and (kind.exponent or name == "E")
+    ]
+    flat: dict[str, str] = {}
+    if pins:
+        lowest = _pinned(setup, result, [(at, end) for _, at, end in pins], _FLAT_ITERATIONS)
+        for (name, _, end), value in zip(pins, lowest, strict=True):
+            if value <= threshold:
+                flat.setdefault(name, f"profile reaches {_end(end, setup.law.params[name].log)}")
     return flat
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from analysis import plots
-from analysis.marks import FORM_MARKERS, FORM_WORDS, forest_rows, group_colour
+from analysis.fit import FORMS
+from analysis.marks import FORM_WORDS, forest_rows, form_markers, group_colour
 from analysis.result import FitResult, Interval
 from analysis.study import Study
 
@@ -30,47 +33,62 @@ def _forest_axis(panel: plots.Axes, rows: list[tuple[str, str]], labels: bool) -
 
 
 def _form_entries(fits: Sequence[FitResult]) -> list[dict[str, Any]]:
-    forms = [form for form in FORM_MARKERS if any(fit.form == form for fit in fits)]
+    markers = form_markers([fit.form for fit in fits])
     solid = [
-        {"color": plots.INK, "marker": FORM_MARKERS[f], "ms": 5.2, "lw": 1.6, "label": FORM_WORDS[f]} for f in forms
+        {"color": plots.INK, "marker": marker, "ms": 5.2, "lw": 1.6, "label": FORM_WORDS.get(form, form)}
+        for form, marker in markers.items()
     ]
     hollow = {"color": plots.INK, "marker": "o", "mfc": "white", "ls": _DOTTED, "lw": 1, "label": "not identified"}
     return [*solid, hollow]
 
 
+def exponent_names(study: Study) -> list[str]:
+    """alpha and beta for the forms of one law; else the exponents that most fits have, at most four."""
+    if all(fit.form in FORMS for fit in study.fits):
+        return ["alpha", "beta"]
+    names = [name for fit in study.fits for name in fit.shape.exponents if name not in fit.fixed]
+    return sorted(dict.fromkeys(names), key=lambda name: -names.count(name))[:4]
+
+
 def exponents_forest(study: Study, narrow: bool = False) -> plots.Figure:
-    """alpha and beta with 95 % intervals for every data type, group and form; hollow and dotted: not identified."""
-    rows = forest_rows(study)
+    """Exponents with 95 % intervals for every data type, group and form; hollow and dotted: not identified."""
+    rows, names = forest_rows(study), exponent_names(study)
+    markers = form_markers([fit.form for fit in study.fits])
+    shifts = np.linspace(-0.24, 0.24, len(markers)) if len(markers) > 1 else np.zeros(1)
     with plots.styled():
-        figure, axes = plots.panels(2, narrow, 1.2 + 0.44 * len(rows), share=False)
-        for panel, name in zip(axes, ("alpha", "beta"), strict=True):
-            for fit in study.fits:
-                y = rows.index((fit.target, fit.group)) + {"known": -0.24, "free": 0.0, "interaction": 0.24}[fit.form]
+        figure, axes = plots.panels(len(names), narrow, 1.2 + 0.44 * len(rows), share=False)
+        for panel, name in zip(axes, names, strict=True):
+            fits = [fit for fit in study.fits if name in fit.params]
+            for fit in fits:
+                y = rows.index((fit.target, fit.group)) + float(shifts[list(markers).index(fit.form)])
                 item = fit.ci.get(name, Interval(fit.params[name], fit.params[name], fit.params[name]))
                 known = name not in fit.unidentified
-                _draw_interval(panel, y, item, group_colour(fit.group, study.groups), FORM_MARKERS[fit.form], known)
-            _forest_axis(panel, rows, labels=narrow or name == "alpha")
-            panel.set_xlabel(f"{name}, exponent of {'parameters N' if name == 'alpha' else 'tokens D'}")
-            panel.set_xlim(0, min(1.6, 1.05 * max(_reach(study, name), 0.3)))
+                _draw_interval(panel, y, item, group_colour(fit.group, study.groups), markers[fit.form], known)
+            _forest_axis(panel, rows, labels=narrow or name == names[0])
+            what = {"alpha": ", exponent of parameters N", "beta": ", exponent of tokens D"}.get(name, "")
+            panel.set_xlabel(f"{name}{what}")
+            panel.set_xlim(0, min(1.6, 1.05 * max(_reach(fits, name), 0.3)))
         plots.legend(figure, _form_entries(study.fits), 1 if narrow else 4)
         return figure
 
 
-def _reach(study: Study, name: str) -> float:
-    return max(f.ci[name].high if name in f.ci else f.params[name] for f in study.fits)
+def _reach(fits: Sequence[FitResult], name: str) -> float:
+    return max(f.ci[name].high if name in f.ci else f.params[name] for f in fits)
 
 
 def entropy_forest(study: Study, narrow: bool = False) -> plots.Figure:
     """Fitted E with 95 % intervals beside the known entropy of the same evaluation tokens."""
     rows = forest_rows(study)
-    fits = [f for f in study.fits if "E" in f.params]
+    fits = [f for f in study.fits if "E" in f.params and f.known_entropy is not None]
+    markers = form_markers([fit.form for fit in fits])
+    shifts = np.linspace(-0.16, 0.16, len(markers)) if len(markers) > 1 else np.zeros(1)
     with plots.styled():
         figure, (panel,) = plots.panels(1, narrow, 1.3 + 0.40 * len(rows))
         for fit in fits:
             row = rows.index((fit.target, fit.group))
             item = fit.ci.get("E", Interval(fit.params["E"], fit.params["E"], fit.params["E"]))
-            y, known = row + (-0.16 if fit.form == "free" else 0.16), "E" not in fit.unidentified
-            _draw_interval(panel, y, item, group_colour(fit.group, study.groups), FORM_MARKERS[fit.form], known)
+            y, known = row + float(shifts[list(markers).index(fit.form)]), "E" not in fit.unidentified
+            _draw_interval(panel, y, item, group_colour(fit.group, study.groups), markers[fit.form], known)
             if fit.known_entropy is not None:
                 panel.plot([fit.known_entropy] * 2, [row - 0.42, row + 0.42], color=plots.INK, lw=2.2)
         _forest_axis(panel, rows, labels=True)

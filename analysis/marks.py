@@ -13,6 +13,7 @@ Colour = tuple[float, float, float, float]
 GROUP_COLOURS = {"early": "#0072B2", "late": "#D55E00", "moe": "#007D5C"}
 _OTHER_COLOURS = ("#CC79A7", "#B8860B", "#56B4E9", "#000000")
 FORM_MARKERS = {"known": "o", "free": "s", "interaction": "D"}
+_OTHER_MARKERS = ("^", "v", "P", "X", "<", ">")
 FORM_WORDS = {"known": "E known", "free": "E free", "interaction": "N-D interaction (local slopes)"}
 GATE_NATS, GATE_TOKENS = 1.0, 1e6
 
@@ -24,11 +25,19 @@ def group_colour(group: str, groups: Sequence[str]) -> str:
 
 
 def short(value: float) -> str:
-    """19k, 1.2M, 3.4B."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    """19k, 1.2M, 3.4B, 1.4T."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3g}{name}"
     return f"{value:.3g}"
+
+
+def form_markers(forms: Iterable[str]) -> dict[str, str]:
+    """A marker per form present: fixed for the three usual ones, which come first, the next free one for any other."""
+    present = dict.fromkeys(forms)
+    usual = {form: marker for form, marker in FORM_MARKERS.items() if form in present}
+    others = [form for form in present if form not in FORM_MARKERS]
+    return usual | {form: _OTHER_MARKERS[i % len(_OTHER_MARKERS)] for i, form in enumerate(others)}
 
 
 def sample_map(table: RunTable, target: str) -> dict[str, Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape
 
 STYLE = """
 :root { --ink:#1b1f24; --soft:#57606a; --paper:#ffffff; --card:#f5f7f9; --line:#d5dae0; --accent:#0a5c94;
@@ -27,6 +27,7 @@ p { margin:.4rem 0; max-width:52rem; overflow-wrap:anywhere; }
 .verdict.alarm { border-left-color:var(--warn); }
 .verdict .what { font-weight:650; }
 .verdict .label { color:var(--soft); font-size:.8rem; font-weight:400; display:block; }
+.verdict .both { grid-column:span 2; }
 .verdict .note { grid-column:1/-1; color:var(--soft); font-size:.9rem; }
 .scroll { overflow-x:auto; border:1px solid var(--line); border-radius:5px; margin:.5rem 0; }
 table { border-collapse:collapse; font-size:.87rem; width:100%; }
@@ -39,10 +40,13 @@ figure { margin:.6rem 0 1.8rem; }
 figure img { width:100%; height:auto; display:block; background:#fff; border-radius:5px; padding:8px;
   border:1px solid var(--line); }
 figcaption { color:var(--soft); font-size:.92rem; margin-top:.4rem; max-width:52rem; }
+.missing { border-left:4px solid var(--line); padding:.2rem .8rem; color:var(--soft); font-size:.92rem; }
+.formula { font-family:ui-monospace,SFMono-Regular,Menlo,monospace; font-size:.9rem; margin:.2rem 0 .5rem; }
 details summary { cursor:pointer; font-weight:650; margin:.6rem 0; }
 @media (max-width:760px) {
   main { padding:1rem .8rem 3rem; }
   .verdict { grid-template-columns:minmax(0,1fr); }
+  .verdict .both { grid-column:auto; }
 }
 """
 
@@ -78,14 +82,19 @@ class Card:
     tested: str = ""
     note: str = ""
     alarm: bool = False
+    tested_label: str = "tested range"
 
     def html(self) -> str:
         """A row of three on wide windows, stacked on narrow ones."""
         cells = _cell(self.question, escape(self.verdict), "what")
-        cells += _cell(self.numbers_label, "<br>".join(map(escape, self.numbers))) if self.numbers else "<div></div>"
-        cells += _cell("validated range", escape(self.tested)) if self.tested else "<div></div>"
+        kind = "" if self.tested else "both"
+        cells += _cell(self.numbers_label, "<br>".join(map(escape, self.numbers)), kind) if self.numbers else _EMPTY
+        cells += _cell(self.tested_label, escape(self.tested)) if self.tested else ""
         remark = f'<div class="note">{escape(self.note)}</div>' if self.note else ""
         return f'<div class="verdict{" alarm" if self.alarm else ""}">{cells}{remark}</div>'
+
+
+_EMPTY = "<div></div>"
 
 
 def _cell(label: str, content: str, kind: str = "") -> str:
@@ -101,6 +110,21 @@ def picture(title: str, caption: str, wide_svg: str, narrow_svg: str) -> str:
         f'<img src="{kind}{wide}" alt="{escape(title)}. {escape(caption)}"></picture>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def missing(title: str, why: str) -> str:
+    """The heading of a picture that could not be drawn, and the reason."""
+    return f'<h3>{escape(title)}</h3><p class="missing">Not drawn: {escape(why)}.</p>'.replace("..</p>", ".</p>")
+
+
+def folded(title: str, *parts: str) -> str:
+    """What stands under a title that opens it."""
+    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
+
+
+def formula(text: str) -> str:
+    """A formula on its own line; a long one breaks."""
+    return f'<p class="formula">{escape(text)}</p>'
 
 
 def section(title: str, *parts: str) -> str:

@@ -13,12 +13,10 @@ import pandas as pd
 import scipy
 
 from analysis import answers, gallery, page
-from analysis.allocate import best_splits
-from analysis.notation import compute_text, parameter, scale_with_interval, with_interval
-from analysis.result import FitResult
-from analysis.study import Study, entropy_verdict
+from analysis import report_tables as tables
+from analysis.report_evidence import Evidence, gather
+from analysis.study import Study
 from analysis.table import RunTable, load
-from analysis.verdicts import difference_text, forms_text, headline, multiplier_text, range_text
 
 Rows: TypeAlias = RunTable | str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame
 
@@ -37,19 +35,23 @@ def write_report(
     rows: the table that was fitted. date, command: printed as given. on_picture: for a progress bar.
     Raises ``ValueError`` when the rows are not those of the fits.
     """
-    table = rows if isinstance(rows, RunTable) else load(rows, fits.columns, fits.min_tokens)
+    table = rows if isinstance(rows, RunTable) else _loaded(rows, fits)
     check_same_rows(table, fits)
+    evidence = gather(table, fits, fits.targets[0])
     sections = [
         f"<h1>{escape(title)}</h1>",
         page.paragraph(_subtitle(fits, date), "soft"),
-        page.section("Verdicts", *answers.cards(table, fits)),
-        page.section("Pictures", *gallery.pictures(table, fits, on_picture)),
-        page.section("Groups at equal compute", _comparison_table(fits)),
-        page.section("The laws", *_fit_tables(fits)),
-        page.section("E against the known entropy", _entropy_table(fits)),
-        page.section("Best split of a budget", *_split_table(fits)),
-        page.section("Left out", *_left_out(fits)),
-        page.section("How it was done", *_method(fits)),
+        page.section("Verdicts", *answers.cards(table, fits, evidence)),
+        page.section("Parameters, three kinds of intervals", *tables.intervals(evidence)) if len(evidence) == 1 else "",
+        page.section("Pictures", *gallery.pictures(table, fits, evidence, on_picture)),
+        page.section("Groups at equal compute", *tables.comparisons(fits)),
+        page.section("The laws", *tables.laws(fits)),
+        page.section("Three kinds of intervals", *tables.intervals(evidence)) if len(evidence) > 1 else "",
+        page.section("E against the known entropy", tables.entropies(fits)),
+        page.section("Best split of a budget", *tables.budgets(fits, evidence)),
+        page.section("Left out", *tables.left_out(fits)),
+        page.section("Notes", *map(page.paragraph, fits.notes)),
+        page.section("How it was done", *_method(fits, evidence)),
         page.section("Provenance", _provenance(fits, date, command)),
     ]
     out = Path(out_dir)
@@ -59,6 +61,12 @@ def write_report(
     staged.write_text(page.document(title, "".join(sections)), encoding="utf-8")
     staged.replace(path)
     return path
+
+
+def _loaded(rows: Any, study: Study) -> RunTable:
+    return load(
+        rows, study.columns, study.min_tokens, needed=study.needed, keep=study.keep, positive_loss=study.positive_loss
+    )
 
 
 def check_same_rows(table: RunTable, study: Study) -> None:
@@ -72,157 +80,67 @@ def check_same_rows(table: RunTable, study: Study) -> None:
 
 
 def _subtitle(study: Study, date: str) -> str:
-    text = f"{study.rows_used} of {study.rows_read} runs from {study.source}; groups {', '.join(study.groups)}"
-    return f"{text}; {date}" if date else text
-
-
-def _comparison_table(study: Study) -> str:
-    header = (
-        "target",
-        "pair",
-        "verdict",
-        "loss of the higher",
-        "tested range",
-        "compute for equal loss",
-        "other forms",
-    )
-    rows = [
-        (
-            c.target,
-            f"{c.left} / {c.right}",
-            headline(c),
-            difference_text(c)[1] if c.status == "ok" else "-",
-            range_text(c),
-            multiplier_text(c) or "-",
-            forms_text(c) or ("agree" if c.status == "ok" else "-"),
-        )
-        for c in study.comparisons
-    ]
-    return page.table(header, rows) if rows else ""
-
-
-_FIT_COLUMNS = (
-    "group",
-    "form",
-    "E",
-    "alpha",
-    "beta",
-    "gamma",
-    "R2 of ln excess",
-    "largest size held out",
-    "A or K",
-    "B",
-    "a (N* ~ C^a)",
-    "R2 of ln loss",
-    "most tokens held out",
-    "rows / trunks",
-    "status",
-)
-
-
-def _fit_tables(study: Study) -> list[str]:
-    formulas = {f.form: f"{f.form}: {f.shape.formula} ({f.shape.source})" for f in study.fits}
-    parts = [page.paragraph(text, "soft") for text in formulas.values()]
-    for target in study.targets:
-        rows = [_fit_row(fit) for fit in study.fits if fit.target == target]
-        parts += [f"<h3>{escape(target)}</h3>", page.table(_FIT_COLUMNS, rows)]
-    return parts
-
-
-def _fit_row(fit: FitResult) -> tuple[str, ...]:
-    a = with_interval(fit.derived["a"]) if "a" in fit.derived else "-"
-    excess = f"{fit.r2_log_excess:.4f}" if fit.r2_log_excess is not None else f"- ({fit.r2_note})"
-    return (
-        fit.group,
-        fit.form,
-        parameter(fit, "E") if "E" in fit.params else f"{fit.known_entropy:.4f} (known)",
-        *(parameter(fit, name) for name in ("alpha", "beta", "gamma")),
-        excess,
-        _held(fit, "size"),
-        parameter(fit, "A" if "A" in fit.params else "K"),
-        parameter(fit, "B"),
-        "not identified" if a != "-" and {"alpha", "beta"} & fit.unidentified.keys() else a,
-        f"{fit.r2_log_loss:.4f}",
-        _held(fit, "tokens"),
-        f"{fit.n_rows} / {fit.n_clusters}",
-        fit.status.replace("_", " "),
-    )
-
-
-def _entropy_table(study: Study) -> str:
-    rows = [
-        (f.target, f.group, f.form, parameter(f, "E"), f"{f.known_entropy:.4f}", entropy_verdict(f))
-        for f in study.fits
-        if "E" in f.params and f.known_entropy is not None
-    ]
-    header = ("target", "group", "form", "fitted E", "known entropy", "reading")
-    return page.table(header, rows, wrap=("reading",)) if rows else ""
-
-
-def _held(fit: FitResult, by: str) -> str:
-    held = fit.holdouts.get(by)
-    return "-" if held is None else f"{held.mean_error:.2f} % (max {held.max_error:.2f} %)"
-
-
-def _split_table(study: Study) -> list[str]:
-    target = study.targets[0]
-    rows = []
-    for group in study.groups:
-        fit = study.main_form(group, target)
-        if fit is None:
-            continue
-        for split in best_splits(fit, np.geomspace(*fit.compute_range, 5)[1:-1]):
-            pair = (split.size, split.tokens)
-            shown = [scale_with_interval(v) for v in pair]
-            if split.at_edge:
-                shown = [f"at the edge of the tests ({compute_text(v.value)})" for v in pair]
-            rows.append((group, compute_text(split.compute), *shown, with_interval(split.loss)))
-    header = ("group", "compute (FLOPs)", "parameters N*", "tokens D*", f"loss, {target}")
-    note = "Inside the tested compute only; with the FLOPs of these runs, not 6ND."
-    return [page.paragraph(note, "soft"), page.table(header, rows)] if rows else []
-
-
-def _left_out(study: Study) -> list[str]:
-    rows = [(e.run_id, e.group, e.where, e.reason) for e in study.exclusions]
-    rows += [(f"{s.what}: {s.group} {s.target} {s.form}", s.group, s.target, s.reason) for s in study.skipped]
-    if not rows:
-        return [page.paragraph("Nothing: every row of the table is in every fit.")]
-    listing = page.table(("run or fit", "group", "left out of", "reason"), rows, wrap=("reason",))
-    return [
-        page.paragraph(f"{len(rows)} entries, each with its reason."),
-        f"<details><summary>list</summary>{listing}</details>",
-    ]
+    rows = f"{study.rows_used} of {study.rows_read} rows from {study.source}"
+    groups = "" if study.groups == ("all",) else f"; groups {', '.join(study.groups)}"
+    return f"{rows}{groups}{f'; {date}' if date else ''}"
 
 
 _METHOD = (
     "Not identified means that the interval or the profile runs into a bound, or spans a factor above 8: the number "
     "beside it is then where the optimiser stopped, not a result. With losses far above E a free E trades against "
-    "the exponents, so the fits with E known are the ones to read exponents from.",
+    "the exponents, so where E is known the fits with E known are the ones to read exponents from.",
+    "Three intervals: the bootstrap refits resampled rows (whole runs where a run gave several); the sandwich is the "
+    "delta method with a covariance that does not assume the model to be right; the profile holds one parameter, refits "
+    "the rest, and asks where the fit becomes too bad. Where the three differ much, read the widest.",
+)
+_COMPARED = (
     "Differences at equal compute carry a band that covers the whole curve at once, per pair and target, not over "
     "pairs. No verdict is given outside the compute both groups were run at. When some runs of a group sit on the "
-    "vision plateau the comparison is refused, since those that escaped would be a selection by outcome.",
+    "vision plateau the comparison is refused, since those that escaped would be a selection by outcome."
 )
 
 
-def _method(study: Study) -> list[str]:
+def _method(study: Study, evidence: Evidence) -> list[str]:
     fit = study.fits[0]
     methods = sorted({f.ci_method for f in study.fits})
-    delta = "squared error" if fit.delta is None else f"{fit.delta_rule}, here {fit.delta:.2g} for the first fit"
+    names = sorted({f.objective for f in study.fits})
+    delta = "" if fit.delta is None else f" Delta: {fit.delta_rule}, here {fit.delta:.2g} for the first fit."
+    tilt = "" if fit.tilt == 1 else f" A fit above the observation is penalised {fit.tilt:g} times more."
+    response = {"log": "of ln L (form known: of ln(L - E))", "lin": "of L"}
+    where = " and ".join(sorted({response[name.split("-")[0]] for name in names}))
     objective = (
-        f"Objective: the sum over rows of a Huber loss of ln L (form known: of ln(L - E)), delta {delta}. Global start "
-        "by variable projection over centred logarithms, polished by Newton's method with exact derivatives."
+        f"Objective: {', '.join(names)}, the sum over rows of the penalty of the residual {where}.{delta}{tilt} Global "
+        "start by variable projection over centred logarithms, polished by Newton's method with exact derivatives."
     )
+    worst = max(study.fits, key=lambda f: f.condition)
+    several = sum(f.num_optima > 1 for f in study.fits)
+    checked = (
+        f"{several} of {len(study.fits)} fits have more than one optimum; the best is shown. The largest condition number "
+        f"is {worst.condition:.2g} ({worst.group}, {worst.target}, {worst.form})."
+    )
+    if len(study.fits) == 1:
+        other = f"{fit.num_optima} optima, the best is shown" if fit.num_optima > 1 else "one optimum"
+        checked = (
+            f"The search over the whole range of the parameters found {other}; condition number {fit.condition:.2g}."
+        )
     intervals = f"Intervals ({study.bootstrap_draws} resamples): {'; '.join(methods)}."
-    return [page.paragraph(text) for text in (objective, intervals, *_METHOD)]
+    if not study.bootstrap_draws:
+        intervals = "No resamples were drawn; intervals are those of the sandwich and the profiles."
+    texts = [objective, checked, intervals, *_METHOD, *([_COMPARED] if len(evidence) > 1 else [])]
+    return [page.paragraph(text) for text in texts]
 
 
 def _provenance(study: Study, date: str, command: str) -> str:
     columns, seconds = study.columns, sum(f.seconds_fit + f.seconds_bootstrap for f in study.fits)
-    names = f"N {columns.size}, D {columns.tokens}, C {columns.compute}, trunks {columns.cluster}"
+    further = "".join(f", {symbol} {name}" for symbol, name in columns.extra)
+    names = f"N {columns.size}, D {columns.tokens}, C {columns.compute}{further}, runs {columns.cluster}"
+    conventions = [text for text in (columns.n_convention, columns.c_convention) if text]
     libraries = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     rows = [
         ("rows", f"{study.rows_used} of {study.rows_read} from {study.source}"),
         ("columns", names),
+        ("conventions", ", ".join(conventions) or "columns as they are"),
+        ("row filter", study.keep or "none"),
         ("digest of the first fit's rows", study.fits[0].digest),
         ("resamples, seed", f"{study.bootstrap_draws}, {study.seed}"),
         ("versions", f"{study.version}, {libraries}"),

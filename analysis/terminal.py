@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -11,7 +13,9 @@ from analysis.fit import FORMS
 from analysis.laws.catalogue import describe
 from analysis.notation import parameter, shown
 from analysis.result import FitResult, Interval
+from analysis.report_tables import by_kind
 from analysis.study import Study
+from analysis.table import Exclusion
 from analysis.verdicts import verdict
 
 _SHOWN_EXCLUSIONS = 8
@@ -35,11 +39,18 @@ def print_study(study: Study, console: Console) -> None:
             f"[yellow]no {skipped.what}[/] {escape(f'{skipped.group} {skipped.target} {skipped.form}')}: "
             f"{escape(skipped.reason)}"
         )
-    for exclusion in study.exclusions[:_SHOWN_EXCLUSIONS]:
-        run, where, reason = map(escape, (exclusion.run_id, exclusion.where, exclusion.reason))
-        console.print(f"[yellow]left out[/] {run} ({where}): {reason}", highlight=False)
-    if (more := len(study.exclusions) - _SHOWN_EXCLUSIONS) > 0:
-        console.print(f"[yellow]left out[/] {more} more, all listed in the JSON and the report")
+    _print_exclusions(study.exclusions, console)
+
+
+def _print_exclusions(exclusions: Sequence[Exclusion], console: Console) -> None:
+    """Every exclusion while they are few; beyond that a line a kind, with its count and one example."""
+    few = len(exclusions) <= _SHOWN_EXCLUSIONS
+    for items in [[item] for item in exclusions] if few else by_kind(exclusions).values():
+        run, where, reason = map(escape, (items[0].run_id, items[0].where, items[0].reason))
+        count = "" if few else f" {len(items)} by {items[0].kind}, such as"
+        console.print(f"[yellow]left out[/]{count} {run} ({where}): {reason}", highlight=False)
+    if not few:
+        console.print(f"[yellow]left out[/] {len(exclusions)} in all, listed in the JSON and the report")
 
 
 def print_fit(fit: FitResult, console: Console) -> None:

@@ -6,8 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.notation import compute_text, percent, with_interval
+from analysis.multiplier import MultiplierCurve
+from analysis.notation import compute_text, number, percent, with_interval
 from analysis.result import Interval
+
+
+@dataclass(frozen=True)
+class ExponentDifference:
+    """One exponent of two groups: the two point estimates, right minus left with its 95 % interval, and the
+    probability that it is larger for ``right`` (share of the draws)."""
+
+    name: str
+    left: float
+    right: float
+    difference: Interval
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,13 @@ class Comparison:
     outcome: "left", "right" (which reaches the lower loss), "crossing" or "unresolved"; "" unless status is "ok".
     compute (K,), difference (K,) and its simultaneous 95 % band low/high (K,): per cent of loss, right minus left.
     multiplier: compute of ``right`` per compute of ``left`` at equal loss, at ``multiplier_at`` FLOPs.
+    multiplier_curve: the same at every budget, censored where one of them was not tested so far.
     by_form: outcome under each form, so that a verdict that hangs on one form can be seen.
+    exponents: every exponent that both laws have, and a and b of the compute-optimal split where they have a formula.
+    crossing: where the difference changes sign, when both signs are resolved. crosses_at: where the point fits cross,
+    resolved or not; crossing_probability: share of the draws that cross anywhere in the tested range.
+    at_edge (K,): budgets at which the best tested split of either group lies on the edge of its sizes or tokens.
+    pairing: how runs of the two groups were paired in the resampling, or why they were not; "" when nobody asked.
     """
 
     left: str
@@ -37,13 +56,25 @@ class Comparison:
     multiplier_at: float | None = None
     refused: tuple[str, ...] = ()
     by_form: dict[str, str] | None = None
+    multiplier_curve: MultiplierCurve | None = None
+    exponents: tuple[ExponentDifference, ...] = ()
+    crosses_at: Interval | None = None
+    crossing_probability: float | None = None
+    pairing: str = ""
+    at_edge: tuple[bool, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
         """Read back from JSON."""
         data: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        for name in ("crossing", "multiplier"):
-            data[name] = None if data[name] is None else Interval(**data[name])
+        for name in ("crossing", "multiplier", "crosses_at"):
+            data[name] = None if data.get(name) is None else Interval(**data[name])
+        if data.get("multiplier_curve") is not None:
+            data["multiplier_curve"] = MultiplierCurve.from_dict(data["multiplier_curve"])
+        data["exponents"] = tuple(
+            ExponentDifference(**{**item, "difference": Interval(**item["difference"])})
+            for item in data.get("exponents", ())
+        )
         return cls(**data)
 
 
@@ -118,6 +149,51 @@ def multiplier_text(c: Comparison) -> str:
     return f"{c.right} needs {with_interval(c.multiplier)} x the compute of {c.left} for its loss at {at} FLOPs"
 
 
+def bound_text(c: Comparison) -> str:
+    """For groups that are not told apart: how large a difference could still hide in the range, or an empty string."""
+    if c.status != "ok" or c.outcome != "unresolved" or forms_disagree(c) or not c.low:
+        return ""
+    low, high = min(c.low), max(c.high)
+    error = max(abs(low), abs(high))
+    return (
+        f"indistinguishable in this range: {c.right} lies between {number(low, error)} and {number(high, error)} % "
+        f"of the loss of {c.left}"
+    )
+
+
+def edge_text(c: Comparison) -> str:
+    """A warning where a claimed difference is resolved on the edge of the tests, or an empty string."""
+    claimed = [bool(s) for s in signs(c)] if c.outcome in ("left", "right", "crossing") else []
+    on_edge = [edge for edge, held in zip(c.at_edge, claimed, strict=True) if held] if claimed and c.at_edge else []
+    if not any(on_edge):
+        return ""
+    part = "all" if all(on_edge) else f"{sum(on_edge)} of {len(on_edge)}"
+    return f"{part} budgets where it is resolved use the smallest or largest size or data tested"
+
+
+def crossing_text(c: Comparison) -> str:
+    """Where the fitted curves cross and how probable a crossing in the tested range is, or an empty string."""
+    if c.crossing_probability is None:
+        return ""
+    text = f"the curves cross in the tested range with probability {c.crossing_probability:.2f}"
+    return f"{text}, at {with_interval_of_compute(c.crosses_at)} FLOPs" if c.crosses_at is not None else text
+
+
+def exponent_texts(c: Comparison) -> list[str]:
+    """One line an exponent: alpha: early 0.301, late 0.290, late - early -0.011 [-0.06, +0.04], larger with 0.36."""
+    lines = []
+    for item in c.exponents:
+        values = f"{c.left} {item.left:.3g}, {c.right} {item.right:.3g}"
+        if not item.difference.known:
+            lines.append(f"{item.name}: {values}; difference not identified ({item.difference.why})")
+            continue
+        lines.append(
+            f"{item.name}: {values}; {c.right} - {c.left} {with_interval(item.difference)}, "
+            f"larger for {c.right} with probability {item.probability:.2f}"
+        )
+    return lines
+
+
 def range_text(c: Comparison) -> str:
     """The compute covered by both groups, and the part in which the difference is resolved."""
     if not c.compute:
@@ -146,5 +222,7 @@ def verdict(c: Comparison) -> str:
         return f"{headline(c)} ({names})"
     if c.status != "ok":
         return headline(c)
-    parts = [headline(c), interval_text(c), multiplier_text(c), f"tested from {range_text(c)}", forms_text(c)]
+    tested = f"tested from {range_text(c)}"
+    limits = [tested, edge_text(c), forms_text(c), c.pairing]
+    parts = [headline(c), bound_text(c), interval_text(c), multiplier_text(c), *limits]
     return "; ".join(part for part in parts if part)

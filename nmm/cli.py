@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from nmm.config import ConfigError
 from nmm.record import RecordError
@@ -15,6 +16,11 @@ HELP = """usage: nmm COMMAND [ARGUMENTS]        (nmm COMMAND --help explains one
   describe   parameters and FLOPs of a config, untrained    nmm describe arch=late size=d64
   sweep      plan, launch, status, table of many runs       nmm sweep plan sweep=demo out=outputs/demo/runs
   fit        laws with intervals from finished runs         nmm fit outputs/demo/runs --out outputs/demo/fits.json
+  predict    loss of runs nobody trained, and was it tested nmm predict fits.json --n 7e9 --d 2e12
+  allocate   best N and D for a budget                      nmm allocate fits.json --c 1e22
+  compare    two groups at equal loss                       nmm compare fits.json --groups early,late
+  design     which runs to add next                         nmm design fits.json --quantity beta --budget 1e21
+  simulate   a table of runs from a known law               nmm simulate --truth early --paper-design --out runs.csv
   report     the page: verdicts, plots, tables              nmm report outputs/demo/runs --fits outputs/demo/fits.json
 """
 
@@ -50,16 +56,11 @@ def _dispatch(command: str, rest: list[str]) -> int:
             from sweeps.commands import main as sweep_main
 
             return sweep_main(rest)
-        case "fit":
-            from analysis.commands.fit import fit_main
-
-            return fit_main(rest)
-        case "report":
-            from analysis.commands.report import report_main
-
-            return report_main(rest)
+        case "fit" | "predict" | "allocate" | "compare" | "design" | "simulate" | "report":
+            module = import_module(f"analysis.commands.{command}")
+            return int(getattr(module, f"{command}_main")(rest))
         case _:
-            raise ConfigError(f"unknown command; there are shards, train, describe, sweep, fit, report\n\n{HELP}")
+            raise ConfigError(f"unknown command\n\n{HELP}")
 
 
 if __name__ == "__main__":

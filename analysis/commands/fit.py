@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from analysis.bootstrap import METHODS
+from analysis.choices import Sensitivity, convention_samples
 from analysis.commands.shared import bar, guarded, parser, text, values, words
 from analysis.commands.shared import pairs as named
 from analysis.engine.objective import OBJECTIVES
 from analysis.fit import FORMS, form_of, law_of
+from analysis.laws.catalogue import LAW_NAMES, MIXTURES, law_named
 from analysis.result import LAW_OF_FORM
+from analysis.sensitivity import print_sensitivity, sensitivity
 from analysis.study import Options, Study, fit_study
 from analysis.table import TARGETS, Columns, RunTable, load
 from analysis.terminal import print_study
@@ -21,7 +25,7 @@ from analysis.terminal import print_study
 USUAL_LAWS = ",".join(LAW_OF_FORM.get(form, form) for form in FORMS)
 _EXAMPLES = """examples:
   nmm fit outputs/demo/runs --json outputs/demo/fits.json
-  nmm fit runs.csv --law chinchilla --n params --d tokens --loss loss --objective log-huber --delta 1e-3 --bootstrap 4000
+  nmm fit runs.csv --law chinchilla --n params --d tokens --loss loss --delta 1e-3 --bootstrap 4000
   nmm fit moe.csv --law sparsity --n N --d D --column S=sparsity --loss loss --keep 'loss < 5.0'
   nmm fit repeats.csv --law data_constrained --n N --d D --column U=unique --loss loss --fix E=1.87 --sensitivity
 
@@ -113,20 +117,19 @@ def _add_uncertainty_options(found: argparse.ArgumentParser) -> None:
     )
     more.add_argument("--method", choices=METHODS, default="auto", help="what to resample (default %(default)s)")
     more.add_argument("--seed", type=int, default=0, help="of the resampling (default %(default)s)")
+    more.add_argument("--profile", action="store_true", help="also profile intervals of every parameter, a and b")
     more.add_argument(
         "--sensitivity", action="store_true", help="also refit under every objective, delta, row filter and N"
     )
 
 
 def _list_laws(console: Console) -> None:
-    from analysis.laws.catalogue import LAW_NAMES, law_named
-
     for name in LAW_NAMES:
-        law = law_named(name)
-        console.print(f"[bold]{name}[/]  ", end="")
-        console.print(
-            f"{law.formula}   columns {', '.join(law.columns)}   ({law.source})", markup=False, highlight=False
-        )
+        law = law_named(name, 2 if name in MIXTURES else None)
+        domains = ", one column a source (--domains)" if name in MIXTURES else ""
+        console.print(f"[bold]{name}[/]: ", end="", highlight=False)
+        console.print(f"{law.formula}", markup=False, highlight=False)
+        console.print(f"    columns {', '.join(law.columns)}{domains}; {law.source}", markup=False, highlight=False)
 
 
 def _fit(options: argparse.Namespace, console: Console) -> None:
@@ -140,10 +143,11 @@ def _fit(options: argparse.Namespace, console: Console) -> None:
     if not study.fits:
         reasons = "\n".join(f"  {s.group} {s.target} {s.form}: {s.reason}" for s in study.skipped)
         raise ValueError(f"no law could be fitted to {table.source}:\n{reasons}")
-    study.save(options.out)
+    found = _sensitivities(options, table, study) if options.sensitivity else []
+    study.save(options.out, {"sensitivity": [asdict(one) for one in found]} if found else None)
     print_study(study, console)
-    if options.sensitivity:
-        _print_sensitivities(table, study, console)
+    for one in found:
+        print_sensitivity(one, console)
     left_out = len({e.run_id for e in study.exclusions})
     console.print(
         f"{len(study.fits)} fits of {study.rows_used} rows ({left_out} with exclusions) written to {options.out}",
@@ -169,6 +173,7 @@ def study_options(options: argparse.Namespace) -> Options:
         draws=options.bootstrap,
         seed=options.seed,
         method=options.method,
+        profile=options.profile,
     )
 
 
@@ -204,8 +209,13 @@ def _with_progress(table: RunTable, how: Options, console: Console) -> Study:
         return fit_study(table, how, on_fit)
 
 
-def _print_sensitivities(table: RunTable, study: Study, console: Console) -> None:
-    from analysis.sensitivity import print_sensitivity, sensitivity
-
+def _sensitivities(options: argparse.Namespace, table: RunTable, study: Study) -> list[Sensitivity]:
+    """Every fit under other objectives, deltas and row filters, and for our own records under every count of N."""
+    found = []
     for fit in study.fits:
-        print_sensitivity(sensitivity(table.sample(fit.group, fit.target)[0], fit), console)
+        conventions = None
+        if options.n_convention is not None or Path(options.table).is_dir():
+            conventions = convention_samples(options.table, study.columns, fit.group, fit.target)[0]
+        sample = table.sample(fit.group, fit.target)[0]
+        found.append(sensitivity(sample, fit, conventions=conventions))
+    return found

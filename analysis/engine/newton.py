@@ -38,8 +38,8 @@ class Solution:
 def solve(problem: Problem, start: Array, max_iterations: int = MAX_ITERATIONS) -> Solution:
     """Polish R starts (R, P) of R problems to their local minima, in cache-sized chunks.
 
-    A problem has converged when the decrease its next Newton step promises is below 1e-15 of its objective, or when
-    no step decreases it further and the promise is below 1e-8.
+    A problem has converged when the decrease its next Newton step promises is below 1e-15 of its objective (that step
+    is still taken), or when no step decreases it further and the promise is below 1e-8.
     """
     width = max((int(np.prod(np.shape(x)[1:])) for x in problem.ready), default=1)
     size = max(1, _CHUNK_ELEMENTS // max(problem.num_rows * width * start.shape[1], 1))
@@ -70,7 +70,8 @@ def _solve_chunk(problem: Problem, start: Array, max_iterations: int) -> Solutio
         after = _State(part.take(np.nonzero(~flat)[0]), moved[~flat])
         better = np.zeros(len(active), dtype=bool)
         better[~flat] = after.usable & (after.value < now[~flat])
-        theta[active[better]] = moved[better]
+        last = flat & (decrease >= 0)
+        theta[active[better | last]] = moved[better | last]
         state.update(active[better], after, better[~flat])
         damping[active] = _next_damping(damping[active], better)
         stuck = ~better & ~flat & ((damping[active] > 1e12) | (decrease <= 1e-12 * now))

@@ -17,19 +17,20 @@ from analysis.engine.law import Columns, Law
 from analysis.engine.newton import Solution, solve
 from analysis.engine.objective import CHINCHILLA_DELTA, Objective, objective_named
 from analysis.engine.problem import Problem, derivatives, make_problem
-from analysis.engine.starts import global_starts, make_grid
+from analysis.engine.starts import make_grid, point_starts
 
 HUBER_EFFICIENCY = 1.345
 POINT_STARTS = 6
 SOBOL_STARTS = 48
-VALLEY_STARTS = 24
+FEW_STARTS = 6
 EARLY_ITERATIONS = 12
 LATE_ITERATIONS = 1500
 CREEPERS = 3
 FINALISTS = 16
 _MIN_DELTA = 1e-7
+_NARROW = 0.02
 _ROUNDS = 3
-_LAD_SHRINK = 0.1
+_SHRINK = 0.1
 _LAD_END = 1e-3
 _LAD_STEPS = 30
 _LAD_REACH = 1e-2
@@ -74,6 +75,8 @@ def fit_point(
     starts = _starts(problem)
     if chosen.penalty == "lad":
         return _least_absolute(problem, starts, rule)
+    if chosen.penalty == "huber" and rule != AUTO:
+        starts = _narrowed(problem, starts)
     solution = _polish(problem, starts)
     if rule == AUTO:
         problem, solution = _robust(problem, solution)
@@ -105,21 +108,38 @@ def objective_with(objective: str, delta: float | str, tilt: float = 1.0) -> tup
 
 def _starts(problem: Problem) -> Array:
     grid = make_grid(problem)
-    keep = POINT_STARTS if grid.sides else SOBOL_STARTS
-    return np.unique(global_starts(problem, grid, keep, VALLEY_STARTS)[0], axis=0)
+    return point_starts(problem, grid, POINT_STARTS if grid.sides else SOBOL_STARTS)
 
 
 def _polish(problem: Problem, starts: Array) -> Solution:
-    """All starts for a few steps, the most promising of them on; when the best of these still creeps along a flat
-    valley, the best few to its end."""
-    if len(starts) > FINALISTS:
+    """All starts for a few steps, the distinct and most promising of them on; when the best of these still creeps along
+    a flat valley, the best few to its end."""
+    if len(starts) > FEW_STARTS:
         early = solve(_repeated(problem, len(starts)), starts, EARLY_ITERATIONS)
-        starts = early.theta[np.argsort(early.objective)[:FINALISTS]]
+        order = np.argsort(early.objective)
+        distinct = np.unique(np.round(early.theta[order], 3), axis=0, return_index=True)[1]
+        starts = early.theta[order[np.sort(distinct)[:FINALISTS]]]
     found = solve(_repeated(problem, len(starts)), starts)
     lead = np.argsort(found.objective)[:CREEPERS]
     if found.converged[lead[0]]:
         return found
     return solve(_repeated(problem, len(lead)), found.theta[lead], LATE_ITERATIONS)
+
+
+def _narrowed(problem: Problem, starts: Array) -> Array:
+    """More starts for a delta far below the residuals, where the penalty is all kinks and Newton stalls: the optima of
+    squared error, followed down tenfold at a time."""
+    here = starts[:1] if len(starts) == 1 else starts[np.argmin(_repeated(problem, len(starts)).values(starts))][None]
+    residual = problem.predict(here)[0] - problem.y
+    delta, end = robust_sigma(residual, problem.law.num_params), float(problem.objective.delta)
+    if end > _NARROW * delta:
+        return starts
+    solution = _polish(replace(problem, objective=replace(problem.objective, penalty="mse")), starts)
+    while delta > end:
+        smooth = replace(problem, objective=replace(problem.objective, delta=delta))
+        solution = solve(_repeated(smooth, len(solution.theta)), solution.theta)
+        delta *= _SHRINK
+    return np.concatenate([starts, solution.theta])
 
 
 def _repeated(problem: Problem, count: int) -> Problem:
@@ -195,7 +215,7 @@ def _least_absolute(problem: Problem, starts: Array, rule: str) -> PointFit:
     while delta > end:
         smooth = replace(problem, objective=replace(problem.objective, penalty="huber", delta=delta))
         solution = solve(_repeated(smooth, len(starts)), solution.theta)
-        delta *= _LAD_SHRINK
+        delta *= _SHRINK
     theta = np.stack([_polished(problem, one) for one in solution.theta])
     values = replace(problem, weights=np.repeat(problem.weights, len(theta), axis=0)).values(theta)
     return _picked(problem, replace(solution, theta=theta, objective=values), rule)

@@ -9,7 +9,7 @@ user. Two or fewer nonlinear parameters are searched on a full geometric grid, m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -26,7 +26,8 @@ COARSE_SIDE = 12
 SOBOL_POINTS = 4096
 COARSE_SOBOL = 512
 SEARCH_ROWS = 512
-_VALLEY = 1.1
+VALLEY_STARTS = 16
+_VALLEY = 1.02
 _RIDGE = 1e-13
 _BASIS_ELEMENTS = 2_000_000
 _MOMENT_ELEMENTS = 500_000
@@ -107,26 +108,38 @@ def _spread(law: Law, fixed: Array, nonlinear: list[int], coarse: bool) -> tuple
     return points, sides
 
 
-def global_starts(problem: Problem, grid: Grid, keep: int, valley: int = 0) -> Array:
-    """``keep`` + ``valley`` starts (R, keep + valley, P) in working parameters.
+def global_starts(problem: Problem, grid: Grid, keep: int) -> Array:
+    """``keep`` starts (R, keep, P) in working parameters: the best projected candidates, local minima on a full grid.
 
-    keep: the best projected candidates, local minima on a full grid; unfilled places repeat the best. valley: further
-    candidates spread over those within 10 % of the best error. A flat valley of squared error may hold several minima
-    of a robust objective; where there is no valley these repeat the best and cost nothing once duplicates are dropped.
+    Unfilled places repeat the best.
     """
     count = len(problem.weights)
-    grid_moments = _Moments(grid)
+    moments = _Moments(grid)
     pairs = max((len(grid.linear) + 1) * (len(grid.linear) + 2) // 2, 1)
     size = max(1, _MOMENT_ELEMENTS // max(len(grid.points) * pairs, 1))
     chunks = []
     for begin in range(0, count, size):
         part = problem.take(np.arange(begin, min(begin + size, count)))
-        error, coefficients = grid_moments.project(part)
-        best = _best(error, grid.sides, keep)
-        if valley:
-            best = np.concatenate([best, _along_valley(error, best[:, :1], valley)], axis=1)
-        chunks.append(_assemble(problem, grid, coefficients, best))
+        error, coefficients = moments.project(part)
+        chunks.append(_assemble(problem, grid, coefficients, _best(error, grid.sides, keep)))
     return np.concatenate(chunks)
+
+
+def point_starts(problem: Problem, grid: Grid, keep: int) -> Array:
+    """Distinct starts (S, P) for a single problem: those of ``global_starts`` and, on a full grid, the best points by
+    the objective itself as far as they are within 2 % of the very best.
+
+    Along a flat valley of squared error a robust objective may have several minima; without a valley these are few.
+    """
+    error, coefficients = _Moments(grid).project(problem)
+    chosen = _best(error, grid.sides, keep)
+    if not grid.sides:
+        return np.unique(_assemble(problem, grid, coefficients, chosen)[0], axis=0)
+    candidates = _assemble(problem, grid, coefficients, np.arange(len(grid.points))[None])[0]
+    value = replace(problem, weights=np.repeat(problem.weights, len(candidates), axis=0)).values(candidates)
+    order = np.argsort(value)[:VALLEY_STARTS]
+    near = order[value[order] <= _VALLEY * value[order[0]]]
+    return np.unique(candidates[np.concatenate([chosen[0], near])], axis=0)
 
 
 class _Moments:
@@ -233,14 +246,6 @@ def _best(error: Array, sides: tuple[int, ...], keep: int) -> Array:
     order = order[:, np.minimum(np.arange(keep), width - 1)]
     found = np.isfinite(np.take_along_axis(ranked, order, axis=1))
     return np.where(found, order, order[:, :1])
-
-
-def _along_valley(error: Array, best: Array, count: int) -> Array:
-    """Flat indices (R, count), evenly spaced in the order of the grid among the candidates within 10 % of the best."""
-    near = error <= _VALLEY * np.take_along_axis(error, best, axis=1)
-    order = np.argsort(~near, axis=1, kind="stable")
-    places = np.linspace(0.0, np.maximum(near.sum(axis=1) - 1, 0), count, axis=1).astype(np.intp)
-    return np.take_along_axis(order, places, axis=1)
 
 
 def _assemble(problem: Problem, grid: Grid, coefficients: Array, best: Array) -> Array:

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from analysis.bootstrap import TrunkNoise, bootstrap, interval, plan_for, pooled_noise, trunk_noise
+from analysis.bootstrap import (
+    METHODS,
+    TrunkNoise,
+    bootstrap,
+    interval,
+    plan_for,
+    pooled_noise,
+    trunk_noise,
+)
 from analysis.fit import FitError, fit_law, prepare
 from analysis.notation import parameter
+from analysis.result import FitResult, Interval
 from analysis.synthetic import SURFACES, Surface, simulate
 from analysis.table import Columns, RunTable, Sample, load
 
@@ -19,18 +30,7 @@ def caption_sample(seeds: int = 1, noise: float = 0.01, seed: int = 0, rows: flo
     )[0]
 
 
-def test_the_table_decides_what_is_resampled() -> None:
-    few, many = caption_sample(1), caption_sample(3)
-    single = few.where(few.tokens == few.tokens[0])
-    assert plan_for(single, 4).method == "pairs"
-    assert (plan_for(few, 4).method, plan_for(few, 4).freedom) == ("trunks", 2)
-    assert (plan_for(many, 4).method, plan_for(many, 4).freedom) == ("clusters", 14)
-    assert "5 trunks, 20 rows" in plan_for(few, 4).text and plan_for(few, 4).widening > plan_for(many, 4).widening > 1
-    with pytest.raises(FitError, match="allowed are auto, pairs, clusters, trunks"):
-        plan_for(few, 4, "jackknife")
-
-
-@pytest.mark.parametrize("method", ["pairs", "clusters", "trunks"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "auto"])
 def test_intervals_hold_the_point_and_repeat_with_the_seed(method: str) -> None:
     sample = caption_sample(3)
     fit = fit_law(sample, "free")
@@ -41,13 +41,24 @@ def test_intervals_hold_the_point_and_repeat_with_the_seed(method: str) -> None:
         assert item.low <= item.value == fit.params[name] <= item.high
     assert 0 < one.derived["a"].low < one.derived["a"].high < 1
     assert one.derived["a"].value + one.derived["b"].value == pytest.approx(1.0)
+    assert one.ci_method.endswith("asked for") and one.noise is not None
+
+
+def test_the_default_says_which_method_and_why() -> None:
+    few, many = caption_sample(1), caption_sample(3)
+    single = few.where(few.tokens == few.tokens[0])
+    assert plan_for(single, 4).method == "pairs"
+    for sample, method in ((few, "run and row noise redrawn"), (many, "whole runs drawn")):
+        fit = bootstrap(fit_law(sample, "known", check=False), sample, 30)
+        assert fit.ci_method.startswith(method) and f"{sample.num_clusters} independent runs" in fit.ci_method
 
 
 def test_rows_of_one_trunk_are_not_taken_as_independent() -> None:
     sample = caption_sample(3, noise=0.02, rows=0.001)
     fit = fit_law(sample, "known")
-    naive, whole = (bootstrap(fit, sample, 100, method=m).ci["alpha"] for m in ("pairs", "clusters"))
-    assert whole.high - whole.low > 1.3 * (naive.high - naive.low)
+    naive, whole, signs = (bootstrap(fit, sample, 100, method=m) for m in ("pairs", "clusters", "wild_cluster"))
+    width = [f.ci["alpha"].high - f.ci["alpha"].low for f in (naive, whole, signs)]
+    assert width[1] > 1.3 * width[0] and width[2] > 1.3 * width[0]
 
 
 def test_two_groups_get_different_draws(table: RunTable) -> None:
@@ -65,19 +76,21 @@ def test_trunk_variance_is_estimated() -> None:
     assert np.sqrt(noise.trunk) == pytest.approx(0.02, rel=0.15)
     assert np.sqrt(noise.row) == pytest.approx(0.005, rel=0.15)
     pooled = pooled_noise([(fit, sample), (fit, sample)])
-    assert pooled is not None and pooled.freedom == 2 * noise.freedom
+    assert pooled is not None and pooled.freedom == pytest.approx(2 * noise.freedom)
     assert pooled.trunk == pytest.approx(noise.trunk)
-    assert pooled_noise([]) is None
 
 
 def test_pooled_noise_narrows_by_its_degrees_of_freedom() -> None:
     sample = caption_sample(1)
     fit = fit_law(sample, "known")
     own = trunk_noise(prepare(sample, "known")[0], fit)
-    alone = bootstrap(fit, sample, 60)
-    pooled = bootstrap(fit, sample, 60, noise=TrunkNoise(own.trunk, own.row, 30))
-    assert pooled.widening < alone.widening
-    assert pooled.ci["beta"].high - pooled.ci["beta"].low < alone.ci["beta"].high - alone.ci["beta"].low
+    alone, pooled = (
+        bootstrap(fit, sample, 300, method="trunks", noise=n)
+        for n in (None, TrunkNoise(own.trunk, own.row, 30.0, 300.0))
+    )
+    width = {name: [f.ci[name].high - f.ci[name].low for f in (alone, pooled)] for name in ("alpha", "beta")}
+    assert own.freedom < 4 and width["alpha"][1] < 0.85 * width["alpha"][0]
+    assert "t(30)" not in pooled.ci_method and pooled.widening == 1.0
 
 
 def test_an_unidentified_parameter_is_words_not_digits() -> None:
@@ -87,6 +100,40 @@ def test_an_unidentified_parameter_is_words_not_digits() -> None:
     assert fit.status == "not_identified" and not fit.ci["E"].known
     assert parameter(fit, "E").startswith("not identified (")
     assert not any(character.isdigit() for character in parameter(fit, "E").replace("reaches 0", ""))
+
+
+def test_a_lost_exponent_takes_its_coefficient_and_the_allocation_with_it() -> None:
+    """No dependence on size at all: alpha may be anything, and so may A, a and b."""
+    sample = caption_sample(seeds=1, noise=0.0)
+    rng = np.random.default_rng(0)
+    loss = (0.32 + 210.0 * sample.tokens**-0.45 + 1e-4) * np.exp(0.005 * rng.standard_normal(len(sample)))
+    flat = replace(sample, loss=loss, cluster=np.arange(len(sample)))
+    fit = bootstrap(fit_law(flat, "free"), flat, 60)
+    assert {"alpha", "A"} <= set(fit.unidentified) and fit.status == "not_identified"
+    assert not fit.derived["a"].known and fit.derived["a"].why == "alpha is not identified"
+
+
+def test_fixed_parameters_have_no_interval() -> None:
+    sample = caption_sample(3)
+    fit = bootstrap(fit_law(sample, "free", fixed={"E": 0.32}), sample, 40)
+    assert fit.ci["E"] == Interval(0.32, 0.32, 0.32, why="fixed") and "E" not in fit.unidentified
+    assert fit.ci["alpha"].low < fit.ci["alpha"].high
+    assert fit.draws is not None and np.ptp(fit.draws[:, 0]) == 0.0
+
+
+def test_a_law_with_its_own_derived_numbers_gives_them_intervals() -> None:
+    sample = caption_sample(3)
+    fit = bootstrap(fit_law(sample, "chinchilla_tied", check=False), sample, 40)
+    assert set(fit.derived) == {"eta", "a of the paper", "b of the paper"}
+    assert fit.derived["eta"].low < fit.params["alpha"] / 2 == fit.derived["eta"].value < fit.derived["eta"].high
+
+
+def test_a_result_with_intervals_survives_json() -> None:
+    sample = caption_sample(1)
+    fit = bootstrap(fit_law(sample, "known"), sample, 40)
+    back = FitResult.from_dict(fit.to_dict())
+    assert (back.ci, back.derived, back.noise, back.ci_method) == (fit.ci, fit.derived, fit.noise, fit.ci_method)
+    np.testing.assert_array_equal(back.draws, fit.draws)
 
 
 def test_small_coverage_study() -> None:

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from matplotlib.text import Text
+from picture_text import assert_readable
 
 from analysis import forest, gallery, plots
 from analysis.answers import cards
@@ -134,34 +134,7 @@ def test_no_text_of_a_picture_leaves_it_or_covers_other_text(study: Study, table
         forest.entropy_forest(study, narrow),
     ]
     for figure in drawn:
-        figure.canvas.draw()
-        boxes = visible_text_boxes(figure)
-        assert boxes
-        for i, (text, box) in enumerate(boxes):
-            assert box.x0 >= -1 and box.y0 >= -1, text
-            assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text
-            for other, second in boxes[:i]:
-                wide = min(box.x1, second.x1) - max(box.x0, second.x0)
-                tall = min(box.y1, second.y1) - max(box.y0, second.y0)
-                assert wide < 2 or tall < 3, f"{text!r} covers {other!r}"
-
-
-def visible_text_boxes(figure: plots.Figure) -> list:
-    """(text, extent in pixels) of every string that is drawn."""
-    found = []
-    for axes in figure.axes:
-        ticks = [t for axis in (axes.xaxis, axes.yaxis) for t in axis.get_major_ticks()]
-        low, high = axes.bbox.extents[:2] - 2, axes.bbox.extents[2:] + 2
-        labels = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
-        for tick in ticks:
-            box = tick.label1.get_window_extent()
-            middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-            shown = low[0] <= middle[0] <= high[0] or low[1] <= middle[1] <= high[1]
-            labels += [tick.label1] if shown and tick.label1.get_visible() else []
-        found += [(t.get_text(), Text.get_window_extent(t)) for t in labels if t.get_text() and t.get_visible()]
-    for legend in figure.legends:
-        found += [(t.get_text(), t.get_window_extent()) for t in legend.get_texts()]
-    return found
+        assert_readable(figure)
 
 
 def test_svg_is_reproducible_and_holds_no_outside_address(study: Study) -> None:

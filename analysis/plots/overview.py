@@ -1,16 +1,10 @@
-"""The pictures of a study. Every function takes data and returns a matplotlib Figure; ``narrow`` stacks its panels.
-
-Colours are Okabe and Ito's, which stay apart for colour-blind readers; sizes go from light to dark within one hue ramp.
-"""
+"""The pictures of a study of groups: loss against tokens and compute, residuals, and the vision plateau."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,97 +22,10 @@ from analysis.marks import (
     short,
     size_colours,
 )
+from analysis.plots.style import ALARM, FAINT, HELD_OUT, INK, label_ends, label_y, legend, log_axis, panels, styled
 from analysis.result import FitResult
 from analysis.study import Study
 from analysis.table import RunTable, Sample
-
-INK, _FAINT, _HELD_OUT, _ALARM = "#222222", "#8a8a8a", "#7B3294", "#C00000"
-_STYLE: dict[Any, Any] = {
-    "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "nmm",
-    "legend.frameon": False,
-}
-
-
-def styled() -> AbstractContextManager[None]:
-    """The style of every picture."""
-    return matplotlib.rc_context(_STYLE)
-
-
-def legend(figure: Figure, entries: Sequence[dict[str, Any]], columns: int) -> None:
-    """A legend above the panels; an entry holds the keywords of a line and its ``label``."""
-    handles = [Line2D([], [], **entry) for entry in entries]
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9.5, handlelength=2.4)
-
-
-def to_svg(figure: Figure) -> str:
-    """The figure as an SVG document, text drawn as outlines, the same bytes for the same figure."""
-    stream = io.StringIO()
-    with styled():
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
-
-
-def panels(count: int, narrow: bool, height: float, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """An empty figure with ``count`` panels in a row, or stacked when narrow; height in inches per panel."""
-    columns = 1 if narrow else count
-    rows = count // columns
-    size = (4.3, height * rows) if narrow else (10.6, height)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, sharex=share and not narrow, sharey=share, squeeze=False)
-    return figure, list(axes.ravel())
-
-
-def _label_y(axes: Sequence[Axes], narrow: bool, text: str) -> None:
-    for panel in axes if narrow else axes[:1]:
-        panel.set_ylabel(text)
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Colour | str]], gap: float = 0.062) -> None:
-    """Labels to the right of curve ends (x, y, text, colour), pushed apart so that none overlap.
-
-    Called when everything is plotted: heights are fractions of the final limits, which shared axes have in common.
-    """
-    axes.autoscale_view()
-    to_axes = axes.transData + axes.transAxes.inverted()
-    placed = sorted((to_axes.transform((x, y))[1], x, y, text, colour) for x, y, text, colour in ends)
-    heights = np.array([p[0] for p in placed])
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    if len(heights):
-        heights -= max(0.0, heights[-1] - 1.0)
-    for height, (_, x, y, text, colour) in zip(heights, placed, strict=True):
-        axes.annotate(
-            text,
-            (x, y),
-            xytext=(1.02, height),
-            textcoords="axes fraction",
-            color=colour,
-            va="center",
-            fontsize=9.5,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 2},
-            annotation_clip=False,
-        )
-
-
-def _log_axis(axis: Any, words: bool = False) -> None:
-    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if words else (1.0,)))
-    axis.set_minor_formatter(NullFormatter())
-    if words:
-        axis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
 
 
 def loss_vs_tokens(
@@ -148,8 +55,8 @@ def loss_vs_tokens(
             _finish_tokens_panel(panel, group, sample, excess)
             labels.append(ends)
         for panel, ends in zip(axes, labels, strict=True):
-            _label_ends(panel, ends)
-        _label_y(axes, narrow, "excess over entropy (nats / token)" if excess else "validation loss (nats / token)")
+            label_ends(panel, ends)
+        label_y(axes, narrow, "excess over entropy (nats / token)" if excess else "validation loss (nats / token)")
         return figure
 
 
@@ -166,7 +73,7 @@ def _draw_curve(panel: Axes, fit: FitResult, size: float, floor: float, colour: 
 def _finish_tokens_panel(panel: Axes, group: str, sample: Sample, excess: bool) -> None:
     panel.set_title(group)
     panel.set_xlabel("training tokens D")
-    _log_axis(panel.xaxis, words=True)
+    log_axis(panel.xaxis, "words")
     if excess:
         panel.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 3.0, 5.0)))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2g}"))
@@ -195,23 +102,23 @@ def loss_vs_compute(
         size = (4.3, 3.6 * count) if narrow else (9.0, 3.4 * count)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        panels = list(figure.subplots(count, 1, sharex=True, squeeze=False).ravel())
+        rows = list(figure.subplots(count, 1, sharex=True, squeeze=False).ravel())
         ends = []
         for group, sample in samples.items():
             colour = group_colour(group, study.groups)
-            panels[0].plot(sample.compute, sample.loss, "o", color=colour, ms=4, alpha=0.4, mec="none")
+            rows[0].plot(sample.compute, sample.loss, "o", color=colour, ms=4, alpha=0.4, mec="none")
             if group in fits:
                 refused = group in study.refused
-                x, y = _draw_frontier(panels[0], fits[group], colour, "--" if refused else "-")
+                x, y = _draw_frontier(rows[0], fits[group], colour, "--" if refused else "-")
                 ends.append((x, y, f"{group} (refused)" if refused else group, colour))
-        panels[0].set_xscale("log")
-        panels[0].set_ylabel("validation loss (nats / token)")
-        panels[0].set_title("lowest loss at each compute")
-        _label_ends(panels[0], ends, gap=0.08)
+        rows[0].set_xscale("log")
+        rows[0].set_ylabel("validation loss (nats / token)")
+        rows[0].set_title("lowest loss at each compute")
+        label_ends(rows[0], ends, gap=0.08)
         if pairs:
-            _draw_differences(panels[1], pairs, study)
-        panels[-1].set_xlabel("training compute C (FLOPs)")
-        _log_axis(panels[-1].xaxis)
+            _draw_differences(rows[1], pairs, study)
+        rows[-1].set_xlabel("training compute C (FLOPs)")
+        log_axis(rows[-1].xaxis)
         return figure
 
 
@@ -238,7 +145,7 @@ def _draw_differences(panel: Axes, pairs: Sequence, study: Study) -> None:
     panel.set_ylabel(f"loss against {pairs[0].left} (%)")
     panel.set_title(f"difference at equal compute\n(above 0: {pairs[0].left} is better)")
     panel.yaxis.set_major_locator(MaxNLocator(6))
-    _label_ends(panel, ends, gap=0.08)
+    label_ends(panel, ends, gap=0.08)
 
 
 def residuals(samples: dict[str, Sample], fits: dict[str, FitResult], narrow: bool = False) -> Figure:
@@ -251,19 +158,19 @@ def residuals(samples: dict[str, Sample], fits: dict[str, FitResult], narrow: bo
             observed = sample.loss[usable]
             panel.axhspan(-2, 2, color="#eeeeee", lw=0, zorder=0)
             panel.axhline(0, color=INK, lw=1)
-            panel.plot(observed, 100 * (np.array(fit.fitted) / observed - 1), "o", color=_FAINT, ms=4.5, mec="none")
+            panel.plot(observed, 100 * (np.array(fit.fitted) / observed - 1), "o", color=FAINT, ms=4.5, mec="none")
             if held := fit.holdouts.get("size"):
                 seen = np.array(held.observed)
                 panel.plot(
-                    seen, 100 * (np.array(held.predicted) / seen - 1), "D", color=_HELD_OUT, mfc="white", ms=6, mew=1.5
+                    seen, 100 * (np.array(held.predicted) / seen - 1), "D", color=HELD_OUT, mfc="white", ms=6, mew=1.5
                 )
-            panel.set_title(f"{group}, {FORM_WORDS[fit.form].split(' (')[0]}")
+            panel.set_title(f"{group}, {FORM_WORDS.get(fit.form, fit.form).split(' (')[0]}")
             panel.set_xlabel("observed loss (nats / token)")
-        _label_y(axes, narrow, "predicted - observed (%)")
+        label_y(axes, narrow, "predicted - observed (%)")
         entries: list[dict[str, Any]] = [
-            {"color": _FAINT, "marker": "o", "ls": "", "label": "fitted rows"},
+            {"color": FAINT, "marker": "o", "ls": "", "label": "fitted rows"},
             {
-                "color": _HELD_OUT,
+                "color": HELD_OUT,
                 "marker": "D",
                 "mfc": "white",
                 "mew": 1.5,
@@ -290,11 +197,11 @@ def vision_plateau(table: RunTable, narrow: bool = False) -> Figure:
                 colour = colours[trunk[columns.size].iloc[0]]
                 panel.plot(trunk[columns.tokens], trunk["colour_excess"], "-o", color=colour, ms=3.5, lw=1, alpha=0.9)
             crossed = rows[rows["run_id"].astype(str).isin(refused)]
-            panel.plot(crossed[columns.tokens], crossed["colour_excess"], "x", color=_ALARM, ms=9, mew=2.2)
+            panel.plot(crossed[columns.tokens], crossed["colour_excess"], "x", color=ALARM, ms=9, mew=2.2)
             panel.plot(
-                [GATE_TOKENS, max(frame[columns.tokens].max(), 2 * GATE_TOKENS)], [GATE_NATS] * 2, color=_ALARM, lw=1.6
+                [GATE_TOKENS, max(frame[columns.tokens].max(), 2 * GATE_TOKENS)], [GATE_NATS] * 2, color=ALARM, lw=1.6
             )
-            panel.plot([GATE_TOKENS] * 2, [GATE_NATS, GATE_NATS + 0.15], color=_ALARM, lw=1.6)
+            panel.plot([GATE_TOKENS] * 2, [GATE_NATS, GATE_NATS + 0.15], color=ALARM, lw=1.6)
             panel.annotate(
                 "gate: below 1 nat by 1M tokens",
                 (1, GATE_NATS),
@@ -304,13 +211,13 @@ def vision_plateau(table: RunTable, narrow: bool = False) -> Figure:
                 xytext=(0, -4),
                 textcoords="offset points",
                 fontsize=9,
-                color=_ALARM,
+                color=ALARM,
             )
             panel.set_title(f"{group}: {len(crossed)} refused of {len(rows)}")
             panel.set_xlabel("training tokens D")
-            _log_axis(panel.xaxis, words=True)
+            log_axis(panel.xaxis, "words")
             _size_bar(panel, colours)
-        _label_y(axes, narrow, "colour excess (nats / token)")
+        label_y(axes, narrow, "colour excess (nats / token)")
         top = float(np.nanmax(frame["colour_excess"].to_numpy(dtype=float)))
         for panel in axes:
             panel.set_ylim(0, 1.45 * max(top, GATE_NATS + 0.2))
