@@ -33,7 +33,7 @@ def cards(table: RunTable, study: Study, evidence: Evidence) -> list[str]:
     found += [law_card(one) for one in evidence.values()]
     found += [identified_card(evidence), validated_card(evidence), _prediction_card(study, target)]
     found += [budget_card(evidence), approaches_card(evidence), _entropy_card(study), _plateau_card(table, study)]
-    called = "" if target == "loss" else f"For the loss called {target}. "
+    called = "" if target == "loss" else f"For {target}. "
     head = paragraph(f"{called}Every interval is 95 %.", "soft")
     return [head, *(card.html() for card in found if card is not None)]
 
@@ -44,7 +44,8 @@ def _pair_card(c: Comparison) -> Card:
         shown = ", ".join(c.refused[:6]) + (" ..." if len(c.refused) > 6 else "")
         return Card(question, headline(c), note=f"on the plateau: {shown}" if shown else "", alarm=True)
     label, number = difference_text(c)
-    crossing = crossing_text(c) if (c.crossing_probability or 0.0) >= LIKELY_CROSSING else ""
+    likely = c.outcome != "unresolved" and (c.crossing_probability or 0.0) >= LIKELY_CROSSING
+    crossing = crossing_text(c) if likely else ""
     told = (bound_text(c), multiplier_text(c), _exponents(c), crossing, edge_text(c), forms_text(c), c.pairing)
     return Card(question, headline(c), (number,), label, range_text(c), "; ".join(part for part in told if part))
 

@@ -223,9 +223,9 @@ def compare_samples(
 
 def compare_all(
     fits: Sequence[FitResult], groups: Sequence[str], targets: Sequence[str], refused: Mapping[str, Sequence[str]],
-    interior: bool = False,
+    interior: bool = False, given: Mapping[str, float] | None = None,
 ) -> list[Comparison]:  # fmt: skip
-    """Every pair of groups on every target. refused: run ids on the vision plateau, by group. interior: see
+    """Every pair of groups on every target. refused: run ids on the vision plateau, by group. interior, given: see
     ``compare``."""
     table: dict[tuple[str, str], dict[str, FitResult]] = {}
     for fit in fits:
@@ -234,7 +234,7 @@ def compare_all(
     return [
         compare(
             table.get((a, t), {}), table.get((b, t), {}), (a, b), t, [*refused.get(a, ()), *refused.get(b, ())],
-            interior=interior,
+            given=given, interior=interior,
         )
         for t in targets
         for a, b in pairs

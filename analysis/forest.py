@@ -66,14 +66,18 @@ def exponents_forest(study: Study, narrow: bool = False) -> plots.Figure:
                 _draw_interval(panel, y, item, group_colour(fit.group, study.groups), markers[fit.form], known)
             _forest_axis(panel, rows, labels=narrow or name == names[0])
             what = {"alpha": ", exponent of parameters N", "beta": ", exponent of tokens D"}.get(name, "")
-            panel.set_xlabel(f"{name}{what}")
-            panel.set_xlim(0, min(1.6, 1.05 * max(_reach(fits, name), 0.3)))
+            panel.set_xlabel(f"{name}{what if len(names) < 3 else ''}")
+            panel.set_xlim(*_limits(fits, name))
         plots.legend(figure, _form_entries(study.fits), 1 if narrow else 4)
         return figure
 
 
-def _reach(fits: Sequence[FitResult], name: str) -> float:
-    return max(f.ci[name].high if name in f.ci else f.params[name] for f in fits)
+def _limits(fits: Sequence[FitResult], name: str) -> tuple[float, float]:
+    """From 0, or from below it where an exponent may be negative, to the ends of the intervals, within reason."""
+    ends = [(f.ci[name].low, f.ci[name].high) if name in f.ci else (f.params[name],) * 2 for f in fits]
+    furthest = max(1.6, *(1.1 * abs(fit.params[name]) for fit in fits))
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return max(-furthest, min(0.0, 1.05 * low)), min(furthest, 1.05 * max(high, 0.3))
 
 
 def entropy_forest(study: Study, narrow: bool = False) -> plots.Figure:

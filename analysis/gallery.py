@@ -71,6 +71,8 @@ def _curves(study: Study, evidence: Evidence) -> list[Picture]:
     target = study.targets[0]
     fits, samples = {g: one.fit for g, one in evidence.items()}, {g: one.sample for g, one in evidence.items()}
     reaching = {g: one for g, one in evidence.items() if one.has_frontier}
+    near = {g: one.near for g, one in reaching.items()}
+    given = {name: value for one in reaching.values() for name, value in one.given.items()}
     found = []
     if len(evidence) > 1 or not all("N" in sample.columns for sample in samples.values()):
         text = (
@@ -86,7 +88,7 @@ def _curves(study: Study, evidence: Evidence) -> list[Picture]:
             Picture(
                 f"Loss against compute{of(target)}",
                 text,
-                lambda narrow: plots.loss_vs_compute(samples, _need(fits, reaching), study, target, narrow),
+                lambda narrow: plots.loss_vs_compute(near, _need(fits, reaching), study, target, narrow, given),
             )
         )
     if all("N" in sample.columns for sample in samples.values()):
@@ -115,8 +117,8 @@ def _frontiers(evidence: Evidence, reaching: Evidence, target: str) -> Picture:
         return plots.compute_frontier([inputs.frontier(one) for one in reaching.values()], False, narrow)
 
     caption = (
-        "Runs coloured by size, and the lowest loss of the fitted law at each compute inside the tested sizes and tokens, "
-        f"with its 95 % band.{at}"
+        "Runs coloured by size, and the lowest loss of the fitted law at each compute inside the tested sizes and "
+        f"tokens, with its 95 % band.{at}"
     )
     return Picture(f"Frontier and sizes{of(target)}", caption, draw)
 
@@ -189,11 +191,13 @@ def _of_fits(table: RunTable, study: Study, evidence: Evidence) -> list[Picture]
     """All fits of the study: exponents, fitted E, residuals of the groups, and the gauge of the vision plateau."""
     target = study.targets[0]
     found = []
+    local = "The interaction form has local slopes at the centre of the runs, not limits."
+    local = local if any(fit.form.startswith("interaction") for fit in study.fits) else ""
     if len(study.fits) > 1 and forest.exponent_names(study):
         found.append(
             Picture(
                 "Exponents",
-                "95 % intervals. The interaction form has local slopes at the centre of the runs, not limits.",
+                f"95 % intervals. {local}".strip(),
                 lambda narrow: forest.exponents_forest(study, narrow),
             )
         )
@@ -238,7 +242,7 @@ def _of_group(group: str, one: Shown) -> list[Picture]:
         Picture(
             f"Predicted and observed{name}",
             "Held out: every row above a cut, predicted by a fit to the rows below it, for cuts all through the data. "
-            "The right panel shows how errors grow with the distance from what was fitted.",
+            "The second panel shows how errors grow with the distance from what was fitted.",
             lambda narrow: plots.predicted_against_observed(inputs.predictions(one), title, narrow),
         ),
         Picture(
@@ -248,8 +252,8 @@ def _of_group(group: str, one: Shown) -> list[Picture]:
         ),
         Picture(
             f"Profiles{name}",
-            "How much worse the best fit becomes when one parameter is held at a value. Where the curve stays below the "
-            "dashed line towards one side, the runs do not bound the parameter there.",
+            "How much worse the best fit becomes when one parameter is held at a value. Where the curve stays below "
+            "the dashed line towards one side, the runs do not bound the parameter there.",
             lambda narrow: plots.profile_curves(inputs.profile_pictures(one), 1.0, "1 = 95 %", narrow),
         ),
         Picture(
@@ -262,8 +266,8 @@ def _of_group(group: str, one: Shown) -> list[Picture]:
     if one.splits_budgets:
         slices = Picture(
             f"IsoFLOP slices{name}",
-            "Loss against size at nearly one compute. Right: how far the minimum of the parabola lies from that of the "
-            f"law; the arrow is the analytic correction of the parabola's bias. {inputs.slicing_text(one)}",
+            "Loss against size at nearly one compute. Second panel: how far the minimum of the parabola lies from that "
+            f"of the law; the arrow is the analytic correction of the parabola's bias. {inputs.slicing_text(one)}",
             lambda narrow: plots.isoflop_slices(inputs.isoflop_pictures(one), narrow),
         )
         found.insert(0, slices)

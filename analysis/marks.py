@@ -10,7 +10,7 @@ from analysis.study import Study
 from analysis.table import RunTable, Sample
 
 Colour = tuple[float, float, float, float]
-GROUP_COLOURS = {"early": "#0072B2", "late": "#D55E00", "moe": "#007D5C"}
+GROUP_COLOURS = {"early": "#0072B2", "late": "#D55E00", "moe": "#007D5C", "all": "#0072B2"}
 _OTHER_COLOURS = ("#CC79A7", "#B8860B", "#56B4E9", "#000000")
 FORM_MARKERS = {"known": "o", "free": "s", "interaction": "D"}
 _OTHER_MARKERS = ("^", "v", "P", "X", "<", ">")
@@ -19,7 +19,7 @@ GATE_NATS, GATE_TOKENS = 1.0, 1e6
 
 
 def group_colour(group: str, groups: Sequence[str]) -> str:
-    """A fixed colour for early, late and moe, the next free one for any other group."""
+    """A fixed colour for early, late, moe and all (no groups), the next free one for any other group."""
     others = [g for g in groups if g not in GROUP_COLOURS]
     return GROUP_COLOURS.get(group) or _OTHER_COLOURS[others.index(group) % len(_OTHER_COLOURS)]
 

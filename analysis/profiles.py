@@ -50,7 +50,7 @@ class Profile:
     """Curve and interval of one quantity.
 
     values: ascending, the point estimate among them; objective: the lowest at each. threshold: the objective at the
-    ends of the interval. text: how the threshold was scaled.
+    ends of the interval. text: how the threshold was scaled. log: the quantity is one of logarithmic axes.
     """
 
     name: str
@@ -59,6 +59,13 @@ class Profile:
     threshold: float
     interval: Interval
     text: str
+    log: bool = False
+
+    @property
+    def rise(self) -> tuple[float, ...]:
+        """Objective above its minimum, 1 at the threshold."""
+        lowest = min(self.objective, default=self.threshold)
+        return tuple((f - lowest) / (self.threshold - lowest) for f in self.objective)
 
 
 def profiles(
@@ -97,7 +104,7 @@ def _profile(
     value = float(wanted.natural(start))
     if not np.isfinite(start):
         missing = Interval(value, np.nan, np.nan, False, f"there is no {wanted.name}")
-        return Profile(wanted.name, (), (), lowest, missing, known.text)
+        return Profile(wanted.name, (), (), lowest, missing, known.text, wanted.log)
     gradient = wanted.gradient(theta[None], fitted)[0]
     naive = max(float(gradient @ linear.inverse @ gradient), 1e-300)
     quantile = float(stats.t.ppf(0.5 + level / 2, known.freedom(gradient)))
@@ -116,7 +123,7 @@ def _profile(
         why = result.unidentified.get(wanted.name) or not_identified(kind, interval)
         interval = replace(interval, known=not why, why=why)
     values = tuple(float(wanted.natural(q)) for q, _ in points)
-    return Profile(wanted.name, values, tuple(f for _, f in points), curve.threshold, interval, known.text)
+    return Profile(wanted.name, values, tuple(f for _, f in points), curve.threshold, interval, known.text, wanted.log)
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,8 @@ _METHOD = (
     "beside it is then where the optimiser stopped, not a result. With losses far above E a free E trades against "
     "the exponents, so where E is known the fits with E known are the ones to read exponents from.",
     "Three intervals: the bootstrap refits resampled rows (whole runs where a run gave several); the sandwich is the "
-    "delta method with a covariance that does not assume the model to be right; the profile holds one parameter, refits "
-    "the rest, and asks where the fit becomes too bad. Where the three differ much, read the widest.",
+    "delta method with a covariance that does not assume the model to be right; the profile holds one parameter, "
+    "refits the rest, and asks where the fit becomes too bad. Where the three differ much, read the widest.",
 )
 _COMPARED = (
     "Differences at equal compute carry a band that covers the whole curve at once, per pair and target, not over "
@@ -106,7 +106,8 @@ def _method(study: Study, evidence: Evidence) -> list[str]:
     names = sorted({f.objective for f in study.fits})
     delta = "" if fit.delta is None else f" Delta: {fit.delta_rule}, here {fit.delta:.2g} for the first fit."
     tilt = "" if fit.tilt == 1 else f" A fit above the observation is penalised {fit.tilt:g} times more."
-    response = {"log": "of ln L (form known: of ln(L - E))", "lin": "of L"}
+    of_log = "of ln L" + (" (form known: of ln(L - E))" if any(f.entropy_is_added for f in study.fits) else "")
+    response = {"log": of_log, "lin": "of L"}
     where = " and ".join(sorted({response[name.split("-")[0]] for name in names}))
     objective = (
         f"Objective: {', '.join(names)}, the sum over rows of the penalty of the residual {where}.{delta}{tilt} Global "
@@ -115,8 +116,8 @@ def _method(study: Study, evidence: Evidence) -> list[str]:
     worst = max(study.fits, key=lambda f: f.condition)
     several = sum(f.num_optima > 1 for f in study.fits)
     checked = (
-        f"{several} of {len(study.fits)} fits have more than one optimum; the best is shown. The largest condition number "
-        f"is {worst.condition:.2g} ({worst.group}, {worst.target}, {worst.form})."
+        f"{several} of {len(study.fits)} fits have more than one optimum; the best is shown. The largest condition "
+        f"number is {worst.condition:.2g} ({worst.group}, {worst.target}, {worst.form})."
     )
     if len(study.fits) == 1:
         other = f"{fit.num_optima} optima, the best is shown" if fit.num_optima > 1 else "one optimum"
@@ -133,7 +134,10 @@ def _method(study: Study, evidence: Evidence) -> list[str]:
 def _provenance(study: Study, date: str, command: str) -> str:
     columns, seconds = study.columns, sum(f.seconds_fit + f.seconds_bootstrap for f in study.fits)
     further = "".join(f", {symbol} {name}" for symbol, name in columns.extra)
-    names = f"N {columns.size}, D {columns.tokens}, C {columns.compute}{further}, runs {columns.cluster}"
+    runs = columns.cluster if any(f.n_clusters < f.n_rows for f in study.fits) else "every row by itself"
+    usual = {"N": columns.size, "D": columns.tokens, "C": columns.compute}
+    present = [f"{symbol} {name}" for symbol, name in usual.items() if symbol in study.fits[0].ranges]
+    names = f"{', '.join(present)}{further}, runs {runs}".removeprefix(", ")
     conventions = [text for text in (columns.n_convention, columns.c_convention) if text]
     libraries = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     rows = [
@@ -144,7 +148,7 @@ def _provenance(study: Study, date: str, command: str) -> str:
         ("digest of the first fit's rows", study.fits[0].digest),
         ("resamples, seed", f"{study.bootstrap_draws}, {study.seed}"),
         ("versions", f"{study.version}, {libraries}"),
-        ("seconds to fit", f"{seconds:.1f} for {len(study.fits)} fits"),
+        ("seconds to fit", f"{seconds:.2g} for {len(study.fits)} fit{'s' if len(study.fits) > 1 else ''}"),
         ("date", date or "-"),
         ("command", command or "-"),
     ]

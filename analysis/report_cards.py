@@ -24,14 +24,15 @@ def law_card(one: Shown) -> Card:
         verdict, label = _faster(fit), "exponents of N and D"
     else:
         verdict, label = f"as the law {fit.law}", "exponents and rates"
-    numbers = tuple(f"{name} {parameter(fit, name)}" for name in names)
+    open_ends = set(_open(one)) - fit.unidentified.keys()
+    numbers = tuple(f"{name} {parameter(fit, name)}{', profile open' * (name in open_ends)}" for name in names)
     quality = f"R2 of ln L {fit.r2_log_loss:.4f}" if fit.shape.positive else f"R2 {fit.r2_log_loss:.4f}"
     if fit.r2_log_excess is not None:
         quality = f"R2 of ln excess {fit.r2_log_excess:.4f}"
     rows = f"{fit.n_rows} rows of {fit.n_clusters} independent runs"
     sizes = f", {fit.n_sizes} sizes" if fit.n_sizes is not None and fit.n_sizes < fit.n_rows / 2 else ""
     return Card(
-        "How does the loss fall?" if fit.group == NO_GROUP else f"How does the loss of {fit.group} fall?",
+        _question(fit),
         verdict,
         numbers,
         label,
@@ -39,6 +40,12 @@ def law_card(one: Shown) -> Card:
         f"{formula_text(fit)}; {form_words(fit)}{quality}; {rows}{sizes}",
         alarm=bool(fit.unidentified) or fit.status == "failed",
     )
+
+
+def _question(fit: FitResult) -> str:
+    if not {"N", "D", "C"} & set(fit.shape.columns):
+        return "What does the law say?"
+    return "How does the loss fall?" if fit.group == NO_GROUP else f"How does the loss of {fit.group} fall?"
 
 
 def _faster(fit: FitResult) -> str:
@@ -61,7 +68,10 @@ def form_words(fit: FitResult) -> str:
 
 
 def formula_text(fit: FitResult) -> str:
-    """The formula with fitted numbers, and what is added or was held."""
+    """The formula with fitted numbers, or without any where some of them mean nothing; and what is added."""
+    if fit.unidentified:
+        lost = ", ".join(fit.unidentified)
+        return f"{fit.shape.formula} (no numbers, because they hang on {lost}, not identified)"
     text = describe(fit.shape, fit.params, fit.centre)
     if fit.entropy_is_added and fit.known_entropy is not None:
         text += f" with E_known = {fit.known_entropy:.4f}"
@@ -96,9 +106,10 @@ def identified_card(evidence: Evidence) -> Card:
         checks.append("no bootstrap was asked for, so only the profiles judge")
     question, note = "Is everything identified?", "; ".join(checks)
     if lost or bad:
+        ends = [f"open profile: {end}" for end in ends]
         count = len({name for fit in fits.values() for name in fit.unidentified})
         verdict = f"no: {count} parameter{'s' if count > 1 else ''} cannot be read" if lost else "no: see the status"
-        return Card(question, verdict, (*lost, *bad), "what is not, and why", note=note, alarm=True)
+        return Card(question, verdict, (*lost, *bad, *ends), "what is not, and why", note=note, alarm=True)
     if ends:
         verdict = "by resampling yes, but some profiles stay open"
         return Card(question, verdict, tuple(ends), "profile without an end", note=note, alarm=True)
@@ -153,7 +164,7 @@ def _factor(value: float) -> str:
 
 def budget_card(evidence: Evidence) -> Card | None:
     """N*, D* and the loss at the largest tested compute; for a single group also at ten times that."""
-    lines, reasons, first = [], [], ""
+    lines, reasons, first, lost = [], [], "", False
     factors = (1.0,) if len(evidence) > 1 else (1.0, _NEXT)
     for group, one in evidence.items():
         if not one.splits_budgets:
@@ -163,6 +174,7 @@ def budget_card(evidence: Evidence) -> Card | None:
             reasons.append(f"{prefix(group, evidence)}{found.why}")
             continue
         lines += [f"{prefix(group, evidence)}{compute_text(p.compute)} FLOPs: {plan_text(p)}" for p in found]
+        lost = lost or not found[0].size.known
         first = first or _ratio(found[0])
     if not lines and not reasons:
         return None
@@ -172,7 +184,7 @@ def budget_card(evidence: Evidence) -> Card | None:
     question = "What should a budget buy?"
     verdict = first if len(evidence) == 1 else "the split that the law of each group calls best"
     return Card(question, verdict or "no answer", tuple(lines), "best N, D and the loss", note="; ".join(note),
-                alarm=not first)  # fmt: skip
+                alarm=lost or not first)  # fmt: skip
 
 
 def plans(one: Shown, budgets: list[float]) -> list[Allocation] | Missing:
@@ -199,8 +211,9 @@ def approaches_card(evidence: Evidence) -> Card | None:
     for group, one in evidence.items():
         found = [] if isinstance(one.ways, Missing) else [(w.name, w.a) for w in one.ways.ways if w.a is not None]
         primary = next((item for name, item in found if name.startswith("3")), None)
+        texts = [f"{name}: {_shown(item)}" for name, item in found]
+        lines += texts if len(evidence) == 1 else [f"{group}, {'; '.join(texts)}"] if texts else []
         for name, item in found:
-            lines.append(f"{prefix(group, evidence)}{name}: {_shown(item)}")
             if primary is not None and not name.startswith("3") and item.known and primary.known:
                 judged += 1
                 apart += [f"{group}, {name}"] if item.low > primary.high or item.high < primary.low else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -23,10 +22,10 @@ from analysis.rolling import Rolling
 from analysis.study import Study
 from analysis.table import RunTable, Sample
 from analysis.uncertainty import sandwich_intervals
+from analysis.usual import MAIN, has_frontier, usual_values
 
 _ADDITIVE = ("chinchilla", "chinchilla_excess")
 _USUAL_COST = 1e-3
-_MAIN = ("N", "D", "C")
 
 # Budgets that were read off a figure run into each other at the usual gap; the cut with more usable slices counts.
 _CUTS = tuple(Slicing(tolerance=gap) for gap in (0.1, 0.05))
@@ -74,12 +73,17 @@ class Shown:
     @property
     def has_frontier(self) -> bool:
         """Whether a lowest loss at each compute is defined: a law of N and D, or of C."""
-        return self.splits_budgets or "C" in self.fit.shape.columns
+        return has_frontier(self.fit)
 
+    @property
     def near(self) -> Sample:
-        """The rows at the values ``given``; all rows where those are fewer than five."""
-        keep = np.all([np.isclose(self.sample.columns[k], v) for k, v in self.given.items()], axis=0)
-        return self.sample.where(keep) if self.given and keep.sum() >= 5 else self.sample
+        """The rows at the values ``given``, which a picture over N, D and C alone may put together."""
+        return at_values(self.sample, self.given)
+
+    def loss_at(self, size: Array, tokens: Array, theta: Array | None = None) -> Array:
+        """Loss (B, n) of the law at N and D (n,) and the values ``given``, for draws (B, P) or the fit itself."""
+        columns = {name: np.full(len(size), value) for name, value in self.given.items()}
+        return self.fit.respond(columns | {"N": size, "D": tokens}, theta) + self.fit.added_entropy()
 
 
 Evidence: TypeAlias = dict[str, Shown]
@@ -100,13 +104,21 @@ def rows_of(fit: FitResult, sample: Sample) -> Sample:
     return sample.where(np.isin(np.array(sample.run_ids), fit.excluded, invert=True)) if fit.excluded else sample
 
 
+def at_values(sample: Sample, given: Mapping[str, float]) -> Sample:
+    """The rows in which every column of ``given`` has its value."""
+    if not given:
+        return sample
+    return sample.where(np.all([np.isclose(sample.columns[name], value) for name, value in given.items()], axis=0))
+
+
 def _shown(fit: FitResult, sample: Sample) -> Shown:
-    slices, curve = _slices(sample), _envelope(sample)
+    given = usual_values(fit.shape, [sample])
+    slices, curve = _slices(at_values(sample, given)), _envelope(at_values(sample, given))
     return Shown(
         fit=fit,
         sample=sample,
-        given=usual_values(fit, sample),
-        rolled=attempted(lambda: rolled_for(sample, fit)),
+        given=given,
+        rolled=attempted(lambda: _rolled(fit, sample)),
         profiles=attempted(lambda: profiles(fit, sample)),
         sandwich=fit.sandwich_ci or sandwich_intervals(fit),
         slices=slices,
@@ -115,19 +127,14 @@ def _shown(fit: FitResult, sample: Sample) -> Shown:
     )
 
 
-def usual_values(fit: FitResult, sample: Sample) -> dict[str, float]:
-    """The combination of the law's columns beyond N, D and C that most rows have (the middle one of equals)."""
-    names = [name for name in fit.shape.columns if name not in _MAIN]
-    if not names:
-        return {}
-    counts = Counter(zip(*(map(float, sample.columns[name]) for name in names), strict=True))
-    most = max(counts.values())
-    ties = sorted(values for values, count in counts.items() if count == most)
-    return dict(zip(names, ties[len(ties) // 2], strict=True))
+def _rolled(fit: FitResult, sample: Sample) -> Rolling:
+    if not set(MAIN) & set(sample.columns):
+        raise FitError("the rows have no N, D or C along which the largest could be held out")
+    return rolled_for(sample, fit)
 
 
 def _columns(sample: Sample) -> tuple[Array, Array, Array, Array]:
-    if missing := [name for name in _MAIN if name not in sample.columns]:
+    if missing := [name for name in MAIN if name not in sample.columns]:
         raise FitError(f"the table has no {missing[0]}")
     return sample.size, sample.tokens, sample.loss, sample.compute
 
@@ -139,9 +146,8 @@ def _slices(sample: Sample) -> IsoflopResult | Missing:
         found = max(tried, key=lambda one: len(one.slices))
         if not found.slices and all(refusal.kind == "TooFew" for refusal in found.refusals):
             most = _most_sizes(compute, size)
-            raise FitError(
-                f"no isoFLOP slice: runs at nearly one compute have at most {most} different sizes, four are needed"
-            )
+            sizes = f"{most} size{'s' if most > 1 else ''}"
+            raise FitError(f"no isoFLOP slice: runs at nearly one compute have at most {sizes}, four are needed")
         return found
 
     return attempted(work)

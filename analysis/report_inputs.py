@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from analysis import plots
 from analysis.allocate import frontier_curves
-from analysis.approaches.bias import correct
+from analysis.approaches.bias import CorrectedIsoflop, correct
 from analysis.approaches.isoflop import IsoflopResult
 from analysis.approaches.slices import Slice
 from analysis.approaches.summary import Way
@@ -23,7 +24,7 @@ from analysis.fit import FitError
 from analysis.optimum import SIX_ND, landscape, optimum
 from analysis.profiles import Profile
 from analysis.quantities import bootstrap_interval, quantity
-from analysis.report_evidence import Evidence, Missing, Shown, parametric
+from analysis.report_evidence import Evidence, Missing, Shown, attempted, parametric
 from analysis.result import FitResult, Interval
 from analysis.study import Study
 
@@ -38,7 +39,7 @@ _WORDS = {"C": "training compute C (FLOPs)", "U": "unique data U (tokens)"}
 
 def frontier(one: Shown) -> plots.Frontier:
     """Runs by size and the fitted frontier over the tested compute, at the values ``one.given``."""
-    fit, rows = one.fit, one.near()
+    fit, rows = one.fit, one.near
     if "N" not in rows.columns:
         raise FitError("the table has no sizes to colour the runs by")
     compute = np.geomspace(*fit.compute_range, _BUDGETS)
@@ -61,9 +62,14 @@ def multipliers(study: Study, target: str) -> list[plots.Multiplier]:
         if c.target != target or c.status != "ok" or curve is None:
             continue
         bound = [{">=": 1, "<=": -1}.get(mark, 0) for mark in curve.mark]
-        arrays = [np.array(v) for v in (curve.compute, curve.value, curve.low, curve.high)]
-        bands = [np.array(v) for v in (curve.band_low, curve.band_high, bound, curve.at_edge)]
-        found.append(plots.Multiplier(c.left, c.right, *arrays, *bands, crossover=c.crosses_at))
+        compute, value, low, high, below, above, censored, edge = (
+            np.array(v, dtype=float)
+            for v in (curve.compute, curve.value, curve.low, curve.high, curve.band_low, curve.band_high, bound,
+                      curve.at_edge)
+        )  # fmt: skip
+        found.append(
+            plots.Multiplier(c.left, c.right, compute, value, low, high, below, above, censored, edge, c.crosses_at)
+        )
     if not found:
         raise FitError("no pair of groups could be compared at equal loss")
     return found
@@ -75,22 +81,18 @@ def isoflop_pictures(one: Shown) -> list[plots.IsoflopSlice]:
     if isinstance(found, Missing):
         raise FitError(found.why)
     fixed: dict[float, Interval] = {}
-    law = isinstance(one.ways, Missing) or one.splits_budgets
-    try:
-        given = parametric(one.fit)
-        surface = None if found.laws is None else correct(found, given.surface, given.draws)
-        for raw, shifted in zip(found.slices, surface.slices if surface else (), strict=False):
+    surface = attempted(lambda: _corrected(one.fit, found))
+    if not isinstance(surface, Missing):
+        for raw, shifted in zip(found.slices, surface.slices, strict=True):
             fixed[raw.compute] = _scaled(raw.size, shifted.size / raw.size.value)
-    except FitError:
-        law = False
-    pictures = [_slice(one, found, piece, fixed.get(piece.compute), law) for piece in found.slices]
+    pictures = [_slice(one, found, piece, fixed.get(piece.compute)) for piece in found.slices]
     for refusal in found.refusals:
-        rows = np.abs(np.log(one.sample.compute / refusal.compute)) < found.options.tolerance
+        rows = np.abs(np.log(one.near.compute / refusal.compute)) < found.options.tolerance
         if refusal.kind in ("EdgeMinimum", "NotConvex") and rows.sum() > 2:
-            raw = Interval(np.nan, np.nan, np.nan, False, refusal.why)
-            curve = _law_curve(one, refusal.compute, one.sample.size[rows]) if law else None
-            size, loss = one.sample.size[rows], one.sample.loss[rows]
-            pictures.append(plots.IsoflopSlice(refusal.compute, size, loss, None, curve, raw))
+            none = Interval(np.nan, np.nan, np.nan, False, refusal.why)
+            size, loss = one.near.size[rows], one.near.loss[rows]
+            curve = _law_curve(one, refusal.compute, size)
+            pictures.append(plots.IsoflopSlice(refusal.compute, size, loss, None, curve, none))
     if not pictures:
         raise FitError("no isoFLOP slice has four sizes at nearly one compute")
     return pictures
@@ -100,18 +102,21 @@ def _scaled(item: Interval, factor: float) -> Interval:
     return replace(item, value=item.value * factor, low=item.low * factor, high=item.high * factor)
 
 
-def _slice(
-    one: Shown, found: IsoflopResult, piece: Slice, fixed: Interval | None, law: bool
-) -> plots.IsoflopSlice:  # fmt: skip
-    sizes, losses = np.array(piece.sizes), one.sample.loss[np.array(piece.index)]
+def _corrected(fit: FitResult, found: IsoflopResult) -> CorrectedIsoflop:
+    given = parametric(fit)
+    return correct(found, given.surface, given.draws)
+
+
+def _slice(one: Shown, found: IsoflopResult, piece: Slice, fixed: Interval | None) -> plots.IsoflopSlice:
+    sizes, losses = np.array(piece.sizes), one.near.loss[np.array(piece.index)]
     at = np.geomspace(sizes.min(), sizes.max(), _GRID)
     x = np.log(at / piece.size.value)
     rise = 0.5 * piece.curvature.value * x**2
     is_log, is_parabola = found.options.response == "log", found.options.shape == "parabola"
     parabola = plots.Curve(at, piece.loss * np.exp(rise) if is_log else piece.loss + rise) if is_parabola else None
-    curve = _law_curve(one, piece.compute, sizes) if law else None
-    best = bootstrap_interval(one.fit, quantity(one.fit, f"N*({piece.compute!r})", None)) if law else None
-    if best is not None and not np.isfinite([best.low, best.high]).all():
+    curve = _law_curve(one, piece.compute, sizes)
+    best = bootstrap_interval(one.fit, quantity(one.fit, f"N*({piece.compute!r})", None, one.given))
+    if not np.isfinite([best.low, best.high]).all():
         best = Interval(best.value, best.value, best.value)
     return plots.IsoflopSlice(piece.compute, sizes, losses, parabola, curve, piece.size, fixed, best)
 
@@ -122,8 +127,12 @@ def _law_curve(one: Shown, compute: float, sizes: Array) -> plots.Curve:
     scale, power, _ = fit.cost or (6.0, 1.0, 0.0)
     at = np.geomspace(sizes.min(), sizes.max(), _GRID)
     tokens = compute / (scale * at**power)
-    band = fit.band(at, tokens) if fit.draws is not None else (None, None)
-    return plots.Curve(at, fit.predict(at, tokens), *band)
+    value = one.loss_at(at, tokens)[0]
+    if fit.draws is None:
+        return plots.Curve(at, value)
+    moved = fit.widening * (np.log(one.loss_at(at, tokens, fit.draws)) - np.log(value))
+    low, high = np.nanpercentile(moved, [2.5, 97.5], axis=0)
+    return plots.Curve(at, value, value * np.exp(low), value * np.exp(high))
 
 
 def slicing_text(one: Shown) -> str:
@@ -154,8 +163,11 @@ def estimates(evidence: Evidence) -> list[plots.Estimate]:
         for name, part in (("2 isoFLOP", one.slices), ("1 envelope", one.envelope)):
             if isinstance(part, Missing):
                 found.append(plots.Estimate(group, name, None, None, part.why))
-    if not found:
-        raise FitError("; ".join({one.ways.why for one in evidence.values() if isinstance(one.ways, Missing)}))
+    if not any(item.a is not None for item in found):
+        reasons = [f"{item.method}: {item.why}" for item in found]
+        surfaces = [attempted(partial(parametric, one.fit)) for one in evidence.values()]
+        reasons += [surface.why for surface in surfaces if isinstance(surface, Missing)]
+        raise FitError("no approach gives an exponent with an interval; " + "; ".join(dict.fromkeys(reasons)))
     return found
 
 
@@ -170,7 +182,7 @@ def _estimate(group: str, way: Way) -> plots.Estimate:
 
 def loss_map(one: Shown) -> plots.LossMap:
     """The fitted surface twice as wide as the tests, and the optimal path to ten times the tested compute."""
-    fit, rows = one.fit, one.near()
+    fit, rows = one.fit, one.near
     if not one.splits_budgets:
         raise FitError(f"law {fit.law} reads {', '.join(fit.shape.columns)}: it has no surface over N and D")
     land = landscape(fit, None, one.given)
@@ -218,7 +230,7 @@ def residuals(one: Shown) -> plots.Residuals:
     fitted, positive = np.array(fit.fitted), fit.shape.positive
     with np.errstate(invalid="ignore", divide="ignore"):
         residual = np.log(rows.loss / fitted) if positive else rows.loss - fitted
-    reads = fit.shape.columns
+    reads = [name for name in fit.shape.columns if rows.columns[name].ndim == 1]
     others = {_WORDS.get(name, f"{name} (column)"): rows.columns[name] for name in reads if name not in ("N", "D")}
     size, tokens = (rows.columns[name] if name in reads else None for name in ("N", "D"))
     runs = [f"{code}" for code in rows.cluster] if len(set(rows.cluster)) < len(rows) else list(rows.run_ids)
@@ -244,12 +256,12 @@ def _profile(fit: FitResult, name: str, found: Profile) -> plots.Profile:
     item = found.interval
     if not item.known:
         # An end that no profile bounds is drawn open, whatever limit the parameter itself has.
-        ends = {side: np.nan if way in item.why else getattr(item, side) for side, way in _WAYS.items()}
-        item = replace(item, **ends)
+        low, high = (np.nan if way in item.why else end for way, end in zip(_WAYS, (item.low, item.high), strict=True))
+        item = replace(item, low=low, high=high)
     return plots.Profile(name, values, rise, item, unit, logged)
 
 
-_WAYS = {"low": "threshold down", "high": "threshold up"}
+_WAYS = ("threshold down", "threshold up")
 
 
 def clouds(one: Shown) -> dict[str, Any]:

@@ -15,12 +15,15 @@ from analysis.report_evidence import Evidence, Missing, Shown
 from analysis.report_inputs import three_intervals
 from analysis.result import FitResult, Interval
 from analysis.rolling import claim_flag
-from analysis.study import Study, entropy_verdict
-from analysis.table import Exclusion
+from analysis.study import Study, by_kind, entropy_verdict
 from analysis.verdicts import difference_text, exponent_texts, forms_text, headline, multiplier_text, range_text
 
 _BUDGETS_INSIDE = 3
 _BEYOND = (1.0, 10.0, 100.0)
+_ALONE = (
+    "On the law alone, wherever it leads: the largest tested compute, 10 and 100 times that. The last column says "
+    "whether any hold-out supports it."
+)
 
 
 def comparisons(study: Study) -> list[str]:
@@ -143,7 +146,8 @@ def intervals(evidence: Evidence) -> list[str]:
 def _interval_row(one: Shown, name: str, found: Sequence[Interval | None]) -> tuple[str, ...]:
     scale = name in one.fit.shape.log_names
     value = next(item.value for item in found if item is not None) if any(found) else one.fit.params[name]
-    return name, f"{value:.4g}", *(_ends(item, scale) for item in found)
+    flat = name in one.fit.unidentified or (found[0] is not None and not found[0].known)
+    return name, "not identified" if flat else f"{value:.4g}", *(_ends(item, scale) for item in found)
 
 
 def _ends(item: Interval | None, scale: bool) -> str:
@@ -170,7 +174,7 @@ def _held(fit: FitResult, by: str) -> str:
 
 
 def budgets(study: Study, evidence: Evidence) -> list[str]:
-    """Best splits inside the tests, and what the law says at their upper end and beyond, with how far that was tested."""
+    """Best splits inside the tests, what the law says at their upper end and beyond, and how far that was tested."""
     target, inside, beyond, reasons = study.targets[0], [], [], []
     for group, one in evidence.items():
         if not one.splits_budgets:
@@ -192,10 +196,9 @@ def budgets(study: Study, evidence: Evidence) -> list[str]:
         parts.append(page.paragraph("Inside the tested compute only, with the FLOPs of these runs.", "soft"))
         parts.append(_lone(header, inside))
     if beyond:
-        header = ("group", "compute (FLOPs)", "N*", "D*", "tokens / parameter", loss, "tested?")
-        parts.append(page.paragraph("On the law alone, wherever it leads: the largest tested compute, 10 and 100 times "
-                                    "that. The last column says whether any hold-out supports it.", "soft"))  # fmt: skip
-        parts.append(_lone(header, beyond, ("tested?",)))
+        further = ("group", "compute (FLOPs)", "N*", "D*", "tokens / parameter", loss, "tested?")
+        parts.append(page.paragraph(_ALONE, "soft"))
+        parts.append(_lone(further, beyond, ("tested?",)))
     return parts + [page.paragraph(text) for text in reasons]
 
 
@@ -233,11 +236,3 @@ def left_out(study: Study) -> list[str]:
         page.table(("kind", "count", "first of them", "its reason"), counts, wrap=("its reason",)),
         page.folded(f"all {len(rows)} entries, each with its reason", listing),
     ]
-
-
-def by_kind(exclusions: Sequence[Exclusion]) -> dict[str, list[Exclusion]]:
-    """Exclusions by kind, in order of appearance."""
-    found: dict[str, list[Exclusion]] = {}
-    for item in exclusions:
-        found.setdefault(item.kind, []).append(item)
-    return found

@@ -17,6 +17,7 @@ from analysis.profiles import profiles
 from analysis.result import VERSION, FitResult, Interval, plain, write_json
 from analysis.table import Columns, Exclusion, RunTable, Sample, load
 from analysis.uncertainty import sandwich_intervals
+from analysis.usual import has_frontier, usual_values
 from analysis.validate import HOLDOUTS, holdout
 
 
@@ -199,7 +200,7 @@ def fit_study(
     rank = [(t, g, f) for t in table.columns.targets for g in table.groups for f in options.forms]
     fits.sort(key=lambda fit: rank.index((fit.target, fit.group, fit.form)))
     refused = refused_runs(table)
-    comparisons = compare_all(fits, table.groups, table.columns.targets, refused) if options.draws else []
+    comparisons, notes = _compared(fits, table, refused) if options.draws else ([], ())
     return Study(
         fits=tuple(fits),
         comparisons=tuple(comparisons),
@@ -217,8 +218,25 @@ def fit_study(
         keep=table.keep,
         positive_loss=table.positive_loss,
         needed=tuple(sorted(set(table.symbols) - {"C"})),
-        notes=table.notes,
+        notes=(*table.notes, *notes),
     )
+
+
+def _compared(
+    fits: Sequence[FitResult], table: RunTable, refused: Mapping[str, Sequence[str]]
+) -> tuple[list[Comparison], tuple[str, ...]]:
+    """Every pair of groups under the laws that have a frontier, and a note on the columns held for that."""
+    reaching = [fit for fit in fits if has_frontier(fit)]
+    if len(table.groups) < 2 or not reaching:
+        return [], ()
+    first = reaching[0].target
+    samples = [table.sample(group, first)[0] for group in table.groups]
+    given: dict[str, float] = {}
+    for fit in reaching:
+        given |= usual_values(fit.shape, samples)
+    where = ", ".join(f"{name} = {value:.4g}" for name, value in given.items())
+    notes = (f"groups are compared at {where}, which most rows have",) if given else ()
+    return compare_all(reaching, table.groups, table.columns.targets, refused, given=given), notes
 
 
 def _with_uncertainty(
@@ -292,9 +310,9 @@ def entropy_verdict(fit: FitResult) -> str:
     return f"known {true:.3f} lies outside [{item.low:.3g}, {item.high:.3g}]: this form is biased here; {lowest}"
 
 
-def exclusion_counts(exclusions: Sequence[Exclusion]) -> Mapping[str, int]:
-    """How many rows each kind of reason left out."""
-    counts: dict[str, int] = {}
-    for exclusion in exclusions:
-        counts[exclusion.kind] = counts.get(exclusion.kind, 0) + 1
-    return counts
+def by_kind(exclusions: Sequence[Exclusion]) -> dict[str, list[Exclusion]]:
+    """Exclusions by the kind of their reason, in order of appearance."""
+    found: dict[str, list[Exclusion]] = {}
+    for item in exclusions:
+        found.setdefault(item.kind, []).append(item)
+    return found

@@ -13,8 +13,7 @@ from analysis.fit import FORMS
 from analysis.laws.catalogue import describe
 from analysis.notation import parameter, shown
 from analysis.result import FitResult, Interval
-from analysis.report_tables import by_kind
-from analysis.study import Study
+from analysis.study import Study, by_kind
 from analysis.table import Exclusion
 from analysis.verdicts import verdict
 

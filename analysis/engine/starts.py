@@ -225,7 +225,7 @@ def _eliminated(matrix: Array, right: Array, active: NDArray[np.bool_]) -> Array
     return x
 
 
-def _best(error: Array, sides: tuple[int, ...], keep: int) -> Array:
+def _best(error: Array, sides: tuple[int, ...], keep: int) -> NDArray[np.intp]:
     """Flat indices (R, keep) of the lowest candidates; on a full grid only those that no neighbour undercuts."""
     ranked = error
     if sides:
@@ -248,7 +248,7 @@ def _best(error: Array, sides: tuple[int, ...], keep: int) -> Array:
     return np.where(found, order, order[:, :1])
 
 
-def _assemble(problem: Problem, grid: Grid, coefficients: Array, best: Array) -> Array:
+def _assemble(problem: Problem, grid: Grid, coefficients: Array, best: NDArray[np.intp]) -> Array:
     """Working parameters (R, keep, P) of the chosen candidates."""
     law = problem.law
     natural = grid.points[best].copy()

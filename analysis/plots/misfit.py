@@ -73,7 +73,7 @@ def residual_panels(rows: Residuals, title: str = "", narrow: bool = False) -> F
                 panel.set_xscale("log")
                 log_axis(panel.xaxis, form, 5)  # type: ignore[arg-type]
         _draw_panel(run_panel, runs, y, sigma, far)
-        _name_runs(run_panel, names, runs)
+        _name_runs(run_panel, names, runs, "N" if "size" in part else "the prediction")
         _draw_qq(qq_panel, y, sigma, far)
         against = [*axes[: len(shown)], run_panel]
         for i, panel in enumerate(against):
@@ -136,16 +136,16 @@ def _draw_panel(panel: Axes, x: Array, y: Array, sigma: float, far: Mask) -> Non
     panel.margins(y=0.14)
 
 
-def _name_runs(panel: Axes, names: Array, runs: Array) -> None:
+def _name_runs(panel: Axes, names: Array, runs: Array, order: str) -> None:
     distinct = dict(sorted(zip(runs, names, strict=True)))
     longest = max(len(str(name)) for name in distinct.values())
     panel.set_xlim(0.4, len(distinct) + 0.6)
     if len(distinct) * longest <= _MOST_LETTERS:
         panel.set_xticks(list(distinct), [str(name) for name in distinct.values()])
-        panel.set_xlabel("run (in order of N)")
+        panel.set_xlabel(f"run (in order of {order})")
     else:
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        panel.set_xlabel(f"run (1 to {len(distinct)}, in order of N)")
+        panel.set_xlabel(f"run (1 to {len(distinct)}, in order of {order})")
 
 
 def _draw_qq(panel: Axes, y: Array, sigma: float, far: Mask) -> None:

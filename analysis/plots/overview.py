@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,9 +93,13 @@ def _finish_tokens_panel(panel: Axes, group: str, sample: Sample, excess: bool) 
 
 
 def loss_vs_compute(
-    samples: dict[str, Sample], fits: dict[str, FitResult], study: Study, target: str, narrow: bool = False
-) -> Figure:
-    """Runs and fitted frontier of every group against FLOPs, and under it the difference to the first group."""
+    samples: dict[str, Sample], fits: dict[str, FitResult], study: Study, target: str, narrow: bool = False,
+    given: Mapping[str, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Runs and fitted frontier of every group against FLOPs, and under it the difference to the first group.
+
+    given: values of columns of the laws beyond N, D and C.
+    """
     pairs = [c for c in study.comparisons if c.target == target and c.status == "ok" and c.left == study.groups[0]]
     with styled():
         count = 2 if pairs else 1
@@ -109,7 +113,7 @@ def loss_vs_compute(
             rows[0].plot(sample.compute, sample.loss, "o", color=colour, ms=4, alpha=0.4, mec="none")
             if group in fits:
                 refused = group in study.refused
-                x, y = _draw_frontier(rows[0], fits[group], colour, "--" if refused else "-")
+                x, y = _draw_frontier(rows[0], fits[group], colour, "--" if refused else "-", given)
                 ends.append((x, y, f"{group} (refused)" if refused else group, colour))
         rows[0].set_xscale("log")
         rows[0].set_ylabel("validation loss (nats / token)")
@@ -122,9 +126,11 @@ def loss_vs_compute(
         return figure
 
 
-def _draw_frontier(panel: Axes, fit: FitResult, colour: str, style: str) -> tuple[float, float]:
+def _draw_frontier(
+    panel: Axes, fit: FitResult, colour: str, style: str, given: Mapping[str, float] | None
+) -> tuple[float, float]:
     compute = np.geomspace(*fit.compute_range, 60)
-    log = frontier_curves(fit, compute)
+    log = frontier_curves(fit, compute, given)
     use = np.isfinite(log[0])
     compute, log = compute[use], log[:, use]
     panel.plot(compute, np.exp(log[0]), color=colour, lw=2, ls=style)

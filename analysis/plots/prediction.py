@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from analysis.engine.jet import Array
 from analysis.plots.inputs import columns, left_out_text
@@ -23,7 +24,6 @@ from analysis.plots.style import (
     sentence,
     styled,
 )
-
 
 _MANY = 150
 
@@ -118,7 +118,7 @@ def _draw_identity(panel: Axes, part: dict[str, Array]) -> None:
     panel.text(0.03, 0.97, text, transform=panel.transAxes, va="top", fontsize=9.5, color=INK, linespacing=1.4)
 
 
-def _marks(held: Array) -> dict[str, float]:
+def _marks(held: NDArray[np.bool_]) -> dict[str, Any]:
     """Size and edge of the marks of held-out rows: thinner where there are many."""
     many = int(held.sum()) > _MANY
     return {"ms": 3.2, "mew": 0.7, "alpha": 0.7} if many else {"ms": 6, "mew": 1.5}

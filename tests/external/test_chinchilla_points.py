@@ -27,8 +27,8 @@ OPTIMA = {
     "lin-huber": ("1.8200795", "455.09730", "2405.22323", "0.34430348", "0.37296654"),
     "lin-mse": ("1.8828136", "567.80543", "7581.85237", "0.35761509", "0.42762062"),
 }
-# A fit stops where its next step promises 1e-15 of the objective, which is up to 3e-8 of A: two units of its last digit.
-LAST_DIGITS = 2.5
+# One unit of the last digit that is printed.
+LAST_DIGITS = 1.0
 DRAWS = 4000
 
 

@@ -33,7 +33,8 @@ def executed(name: str, folder: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    client = NotebookClient(notebook, CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(copy)}})
+    where = {"metadata": {"path": str(copy)}}
+    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", resources=where)
     client.execute(env=environment())
     return notebook
 

@@ -47,6 +47,7 @@ def test_every_curve_rises_from_the_point_and_crosses_at_its_ends(
         assert (np.diff(values) > 0).all()
         assert (np.diff(objective[: middle + 1]) < 0).all() and (np.diff(objective[middle:]) > 0).all()
         assert curve.interval.known and curve.interval.low < curve.interval.value < curve.interval.high
+        assert min(curve.rise) == 0.0 and curve.rise[0] > 1.0 < curve.rise[-1]
         ends = np.interp([curve.interval.low, curve.interval.high], values, objective)
         assert ends == pytest.approx([curve.threshold] * 2, rel=1e-3)
 
