@@ -146,6 +146,18 @@ def pooled_noise(fits: Sequence[tuple[FitResult, Sample]]) -> TrunkNoise | None:
     return TrunkNoise(trunk, row, float(weights.sum()), float(rows.sum()))
 
 
+def inflation(setup: Setup, result: FitResult, noise: TrunkNoise | None) -> float:
+    """How many times larger than a fit's own residuals say the noise of its group is, by noise pooled over groups; 1
+    without pooled noise. Few runs that happen to follow their law closely would otherwise look too certain."""
+    if noise is None:
+        return 1.0
+    try:
+        own = trunk_noise(setup, result)
+    except FitError:
+        return 1.0
+    return float(np.sqrt(max((noise.trunk + noise.row) / (own.trunk + own.row), 1.0)))
+
+
 def serial_correlation(setup: Setup, result: FitResult, noise: TrunkNoise, rng: np.random.Generator) -> float:
     """Probability of neighbouring rows of a run being as alike as they are, were they independent but for a shift.
 

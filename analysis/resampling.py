@@ -29,7 +29,7 @@ from analysis.engine.newton import Solution, solve
 from analysis.engine.starts import Grid, global_starts, make_grid
 from analysis.fit import FitError, Setup
 from analysis.linear import linearise, smooth_objective
-from analysis.noise import TrunkNoise, serial_correlation, trunk_noise, with_noise
+from analysis.noise import TrunkNoise, inflation, serial_correlation, trunk_noise, with_noise
 from analysis.result import FitResult
 from analysis.table import Sample
 
@@ -111,7 +111,8 @@ def _automatic(rows: int, runs: int, no_trunks: str) -> tuple[str, str]:
 def choose(
     setup: Setup, result: FitResult, method: str, noise: TrunkNoise | None, rng: np.random.Generator
 ) -> tuple[Plan, TrunkNoise | None]:
-    """The plan of a fit and, for trunks, the noise to redraw: the larger of the sample's own and the pooled ``noise``.
+    """The plan of a fit and, for trunks, the noise to redraw: the larger of the sample's own and the pooled ``noise``;
+    for wild_cluster in the place of trunks the pooled one.
 
     Raises ``FitError`` as ``plan_for`` does, and as ``trunk_noise`` does when "trunks" was asked for by name.
     """
@@ -128,7 +129,7 @@ def choose(
             raise
         return plan_for(setup.sample, free, method, no_trunks=CANNOT_TELL), None
     if method == "auto" and serial_correlation(setup, result, own, rng) < WANDERS:
-        return plan_for(setup.sample, free, method, no_trunks=ALIKE), None
+        return plan_for(setup.sample, free, method, no_trunks=ALIKE), noise
     used = own
     if noise is not None:
         used = TrunkNoise(max(own.trunk, noise.trunk), max(own.row, noise.row), noise.freedom, noise.row_freedom)
@@ -140,7 +141,7 @@ def resample(
 ) -> tuple[Array, Array | None]:
     """Weights (B, n) and, unless they are the observed ones, responses (B, n) of the resamples.
 
-    noise: what to redraw, for trunks.
+    noise: what to redraw, for trunks; for wild_cluster noise pooled over groups, which residuals are scaled up to.
     """
     rows = len(setup.y)
     by_run = plan.method in ("clusters", "wild_cluster", "trunks")
@@ -153,7 +154,8 @@ def resample(
             np.add.at(counts, (np.arange(draws)[:, None], rng.integers(0, groups, (draws, groups))), 1.0)
             return counts[:, codes], None
         case "wild" | "wild_cluster":
-            return ones, _wild(setup, result, codes, signs(rng, draws, groups)[:, codes])
+            factors = inflation(setup, result, noise) if by_run else 1.0
+            return ones, _wild(setup, result, codes, factors * signs(rng, draws, groups)[:, codes])
         case _:
             assert noise is not None, "trunks redraw a noise"
             return ones, with_noise(setup, result, noise.draw(codes, draws, rng))

@@ -243,7 +243,7 @@ def _with_uncertainty(
     points: Sequence[tuple[FitResult, Sample]], options: Options
 ) -> tuple[list[FitResult], list[Skipped]]:
     """Intervals and hold-outs for the fits of one form and target, whose groups share a noise estimate."""
-    noise = pooled_noise(points) if options.draws else None
+    noise = pooled_noise(points) if options.draws and len(points) > 1 else None
     fits, skipped = [], []
     for fit, sample in points:
         if options.draws:

@@ -18,7 +18,7 @@ from analysis.engine.jet import Array
 from analysis.engine.leverage import covariance_of, scores_of
 from analysis.fit import Setup
 from analysis.linear import Linear
-from analysis.noise import TrunkNoise, leftover
+from analysis.noise import TrunkNoise, inflation, leftover
 from analysis.quantities import quantity, quantity_names
 from analysis.resampling import choose
 from analysis.result import FitResult, Interval
@@ -56,8 +56,8 @@ def uncertainty(setup: Setup, result: FitResult, linear: Linear, noise: TrunkNoi
         scores = scores_of(linear.jacobian, linear.slope, np.arange(rows), power=0.5)
         text = f"squares of {rows} independent runs' residuals, t({freedom})"
         return Uncertainty(((inverse @ (scores.T @ scores) @ inverse, freedom),), text)
-    if used is None:
-        covariance = covariance_of(inverse, scores_of(linear.jacobian, linear.slope, linear.codes))
+    if used is None or plan.method == "wild_cluster":
+        covariance = inflation(setup, result, used) ** 2 * covariance_of(inverse, scores_of(linear.jacobian, linear.slope, linear.codes))
         return Uncertainty(((covariance, runs - 1),), f"sums over {runs} independent runs, t({runs - 1})")
     left = leftover(setup, result, linear)
     influence = linear.influence / left.scale
