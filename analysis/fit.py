@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.allocate import fit_cost
+from analysis.decisions.allocate import fit_cost
 from analysis.engine.jet import Array
 from analysis.engine.law import Law
 from analysis.engine.leverage import covariance_of, scores_of
@@ -23,7 +23,7 @@ from analysis.engine.point import FitError, PointFit, fit_point
 from analysis.engine.problem import Derivatives, Problem, derivatives, make_problem
 from analysis.engine.starts import global_starts, make_grid
 from analysis.result import LAW_OF_FORM, VERSION, FitResult, law_behind
-from analysis.table import Exclusion, Sample
+from analysis.rows.table import Exclusion, Sample
 
 __all__ = ["FORMS", "FitError", "Setup", "fit_law", "flat_directions", "prepare", "profile"]
 

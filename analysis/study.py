@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.bootstrap import bootstrap, pooled_noise
-from analysis.compare import Comparison, compare_all
+from analysis.decisions.compare import Comparison, compare_all
+from analysis.decisions.usual import has_frontier, usual_values
 from analysis.fit import FORMS, FitError, fit_law
 from analysis.laws.catalogue import describe
-from analysis.noise import TrunkNoise
-from analysis.profiles import profiles
 from analysis.result import VERSION, FitResult, Interval, plain, write_json
-from analysis.table import Columns, Exclusion, RunTable, Sample, load
-from analysis.uncertainty import sandwich_intervals
-from analysis.usual import has_frontier, usual_values
-from analysis.validate import HOLDOUTS, holdout
+from analysis.rows.table import Columns, Exclusion, RunTable, Sample, load
+from analysis.uncertainty.bootstrap import bootstrap, pooled_noise
+from analysis.uncertainty.delta import sandwich_intervals
+from analysis.uncertainty.noise import TrunkNoise
+from analysis.uncertainty.profiles import profiles
+from analysis.validation.holdout import HOLDOUTS, holdout
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ import pandas as pd
 from rich.progress import track
 from scipy.optimize import minimize
 
-from analysis.bootstrap import bootstrap
 from analysis.fit import fit_law
 from analysis.laws.catalogue import law_named
 from analysis.result import FitResult
-from analysis.table import Columns, Sample, load
+from analysis.rows.table import Columns, Sample, load
+from analysis.uncertainty.bootstrap import bootstrap
 
 DELTA = 1e-3
 GRID = (

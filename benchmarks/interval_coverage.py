@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from rich.progress import track
 
-from analysis.bootstrap import bootstrap
 from analysis.fit import fit_law
-from analysis.profiles import profiles
-from analysis.quantities import bootstrap_interval, quantity
 from analysis.result import FitResult, Interval
-from analysis.simulator import Design, Noise, expected, grid
-from analysis.table import Sample
-from analysis.uncertainty import sandwich_intervals
+from analysis.rows.table import Sample
+from analysis.simulation.simulator import Design, Noise, expected, grid
+from analysis.uncertainty.bootstrap import bootstrap
+from analysis.uncertainty.delta import sandwich_intervals
+from analysis.uncertainty.profiles import profiles
+from analysis.uncertainty.quantities import bootstrap_interval, quantity
 
 TRUTH = {"E": 1.8172, "A": 477.8, "alpha": 0.3473, "B": 2143.0, "beta": 0.3672}
 SIZES, TOKENS = (5e7, 5e9), (1e9, 1e11)

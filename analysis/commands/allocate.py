@@ -11,12 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from analysis.allocate import Allocation, allocate
 from analysis.commands.chosen import add_fit_options, chosen_fit, table_of
 from analysis.commands.shared import guarded, numbers, parser, values
-from analysis.concrete import sizes_of
+from analysis.decisions.allocate import Allocation, allocate
+from analysis.decisions.concrete import sizes_of
+from analysis.decisions.optimum import SIX_ND
 from analysis.notation import compute_text, shown
-from analysis.optimum import SIX_ND
 from analysis.result import write_json
 
 _EXAMPLES = """examples:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from analysis.fit import form_of
 from analysis.result import FitResult
+from analysis.rows.table import RunTable, Sample
 from analysis.study import Study, load_study
-from analysis.table import RunTable, Sample
 
 
 def add_fit_options(found: argparse.ArgumentParser) -> None:

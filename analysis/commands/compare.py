@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.commands.shared import guarded, parser, values, words
-from analysis.compare import compare
+from analysis.decisions.compare import compare
+from analysis.decisions.verdicts import Comparison, with_interval_of_compute
 from analysis.fit import form_of
 from analysis.notation import compute_text, shown
 from analysis.result import FitResult, write_json
 from analysis.study import Study, load_study
-from analysis.verdicts import Comparison, with_interval_of_compute
 
 _EXAMPLES = """examples:
   nmm compare outputs/demo/fits.json --groups early,late --target avg

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from analysis.commands.chosen import add_fit_options, chosen_fit, sample_of
 from analysis.commands.shared import guarded, parser, values
-from analysis.design import MAX_RUNS, Plan, design
+from analysis.decisions.design import MAX_RUNS, Plan, design
 from analysis.notation import compute_text, shown
 from analysis.result import write_json
-from analysis.simulator import Noise
+from analysis.simulation.simulator import Noise
 
 _EXAMPLES = """examples:
   nmm design fits.json --quantity beta --budget 1e21

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from analysis.bootstrap import METHODS
-from analysis.choices import Sensitivity, convention_samples
 from analysis.commands.shared import bar, guarded, parser, text, values, words
 from analysis.commands.shared import pairs as named
 from analysis.engine.objective import OBJECTIVES
 from analysis.fit import FORMS, form_of, law_of
 from analysis.laws.catalogue import LAW_NAMES, MIXTURES, law_named
+from analysis.report.terminal import print_study
 from analysis.result import LAW_OF_FORM
-from analysis.sensitivity import print_sensitivity, sensitivity
+from analysis.rows.table import TARGETS, Columns, RunTable, load
 from analysis.study import Options, Study, fit_study
-from analysis.table import TARGETS, Columns, RunTable, load
-from analysis.terminal import print_study
+from analysis.uncertainty.bootstrap import METHODS
+from analysis.validation.choices import Sensitivity, convention_samples
+from analysis.validation.sensitivity import print_sensitivity, sensitivity
 
 USUAL_LAWS = ",".join(LAW_OF_FORM.get(form, form) for form in FORMS)
 _EXAMPLES = """examples:

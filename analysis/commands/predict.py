@@ -18,12 +18,11 @@ from analysis.commands.chosen import add_fit_options, chosen_fit, sample_of
 from analysis.commands.shared import guarded, numbers, pairs, parser
 from analysis.engine.jet import Array
 from analysis.notation import compute_text, with_interval
-from analysis.prediction import Prediction, predict
 from analysis.result import FitResult, Interval, write_json
-from analysis.rolling import Claim, Rolling, claims
 from analysis.study import Study
-from analysis.table import Sample
-from analysis.validate import rolling
+from analysis.uncertainty.prediction import Prediction, predict
+from analysis.validation.holdout import rolled_for
+from analysis.validation.rolling import Claim, Rolling, claims
 
 _EXAMPLES = """examples:
   nmm predict fits.json --n 7e9 --d 2e12
@@ -97,13 +96,6 @@ def _rolled(study: Study, fit: FitResult, options: argparse.Namespace, console: 
     except ValueError as error:
         console.print(f"[yellow]no hold-outs[/], so extrapolations count as untested: {escape(str(error))}")
         return None
-
-
-def rolled_for(sample: Sample, fit: FitResult) -> Rolling:
-    """Hold-outs under the very options of a fit."""
-    delta = fit.delta if fit.delta_rule == "fixed" and fit.delta is not None else "auto"
-    delta = "chinchilla" if fit.delta_rule.startswith("chinchilla") else delta
-    return rolling(sample, fit.form, (), fit.objective, delta, fit.fixed, fit.tilt, fit.domains)
 
 
 def _rows(

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.commands.shared import bar, guarded, parser, text
-from analysis.report import write_report
+from analysis.report.write import write_report
 from analysis.study import load_study
 
 _EXAMPLES = """example:

@@ -10,8 +10,8 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.commands.shared import guarded, numbers, pairs, parser, values
-from analysis.simulator import Design, Noise, crossed, grid, isoflop, rows_design, simulate_rows
-from analysis.surfaces import TRUTHS, paper_design
+from analysis.simulation.simulator import Design, Noise, crossed, grid, isoflop, rows_design, simulate_rows
+from analysis.simulation.surfaces import TRUTHS, paper_design
 
 _EXAMPLES = """examples:
   nmm simulate --truth early --paper-design --run-noise 0.003 --out early.csv

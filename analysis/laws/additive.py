@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from analysis.engine.jet import Array
 from analysis.engine.law import Exponent, Offset, Scale, law_from
 
@@ -19,7 +21,9 @@ def allocation(params: Mapping[str, Array]) -> dict[str, Array]:
     """
     A, B, alpha, beta = (params[name] for name in ("A", "B", "alpha", "beta"))
     total = alpha + beta
-    return {"a": beta / total, "b": alpha / total, "G": (alpha * A / (beta * B)) ** (1.0 / total)}
+    with np.errstate(all="ignore"):  # a flat fit may have no G
+        G = (alpha * A / (beta * B)) ** (1.0 / total)
+    return {"a": beta / total, "b": alpha / total, "G": G}
 
 
 @law_from(centre="A: alpha N, B: beta D", source="arXiv 2203.15556, equation 2", derived=allocation)

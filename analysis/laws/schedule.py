@@ -1,6 +1,6 @@
 """Loss curves under any learning-rate schedule, so that partial runs and unfinished anneals count.
 
-The columns come from whole curves (``analysis.schedules.columns_from_curves``): S1 (n,), the summed learning rate, and
+The columns come from whole curves (``rows.schedules.columns_from_curves``): S1 (n,), the summed learning rate, and
 for every row the falls of the rate before it, (n, K) arrays drop, eta, since and age. Empty places have drop = 0.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from analysis.engine.law import Exponent, Offset, Param, Scale, law_from
-from analysis.schedules import columns_from_curves
+from analysis.rows.schedules import columns_from_curves
 
 __all__ = ["annealing", "columns_from_curves", "multi_power"]
 

@@ -15,10 +15,10 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from analysis.engine.jet import Array
-from analysis.marks import group_colour
 from analysis.plots.inputs import Span, as_arrays, columns, left_out_text
 from analysis.plots.labels import HALO, lay_out
 from analysis.plots.style import INK, bar_aspect, footnote, legend, log_axis, panel_grid, sentence, styled
+from analysis.report.marks import group_colour
 
 _LEVELS = 12
 # From a grey on which ink and colours still stand out (low loss) to near white.

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from analysis.engine.jet import Array
-from analysis.marks import group_colour
 from analysis.plots.inputs import Curve, Span, columns, draw_curve, left_out_text, tested_entries
 from analysis.plots.style import (
     INK,
@@ -27,6 +26,7 @@ from analysis.plots.style import (
     size_scale,
     styled,
 )
+from analysis.report.marks import group_colour
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from analysis.engine.jet import Array
-from analysis.marks import Colour, size_colours
 from analysis.plots.inputs import Curve, columns, left_out_text
 from analysis.plots.style import (
     ALARM,
@@ -28,6 +27,7 @@ from analysis.plots.style import (
     sentence,
     styled,
 )
+from analysis.report.marks import Colour, size_colours
 from analysis.result import Interval
 
 _DASHED = (0, (4, 2))

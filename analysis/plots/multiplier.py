@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.engine.jet import Array
-from analysis.marks import group_colour
 from analysis.plots.inputs import as_arrays
 from analysis.plots.style import (
     BAND_ALPHA,
@@ -27,6 +26,7 @@ from analysis.plots.style import (
     sentence,
     styled,
 )
+from analysis.report.marks import group_colour
 from analysis.result import Interval
 
 _DASHED = (0, (3, 1.5))

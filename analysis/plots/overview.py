@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.allocate import frontier_curves
-from analysis.marks import (
+from analysis.decisions.allocate import frontier_curves
+from analysis.plots.style import ALARM, FAINT, HELD_OUT, INK, label_ends, label_y, legend, log_axis, panels, styled
+from analysis.report.marks import (
     FORM_WORDS,
     GATE_NATS,
     GATE_TOKENS,
@@ -22,10 +23,9 @@ from analysis.marks import (
     short,
     size_colours,
 )
-from analysis.plots.style import ALARM, FAINT, HELD_OUT, INK, label_ends, label_y, legend, log_axis, panels, styled
 from analysis.result import FitResult
+from analysis.rows.table import RunTable, Sample
 from analysis.study import Study
-from analysis.table import RunTable, Sample
 
 
 def loss_vs_tokens(

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.marks import group_colour
 from analysis.plots.style import ALARM, BAND_ALPHA, HELD_OUT, INK, footnote, legend, panel_grid, sentence, styled
+from analysis.report.marks import group_colour
 from analysis.result import Interval
 
 _DEFAULT = "#0072B2"

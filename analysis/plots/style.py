@@ -29,7 +29,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import Formatter, Locator, MaxNLocator, NullFormatter, NullLocator
 
-from analysis.marks import Colour, short, size_colours
+from analysis.report.marks import Colour, short, size_colours
 
 INK, FAINT, HELD_OUT, ALARM, SHADE = "#222222", "#8a8a8a", "#7B3294", "#C00000", "#eeeeee"
 BAND_ALPHA = 0.17

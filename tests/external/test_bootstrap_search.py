@@ -11,8 +11,8 @@ import pytest
 from analysis.engine.newton import solve
 from analysis.engine.starts import global_starts, make_grid
 from analysis.fit import fit_law, objective_of, prepare
-from analysis.resampling import refit
-from analysis.table import Columns, load
+from analysis.rows.table import Columns, load
+from analysis.uncertainty.resampling import refit
 
 CSV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "besiroglu_chinchilla" / "svg_extracted_data.csv"
 pytestmark = pytest.mark.skipif(not CSV.exists(), reason="the published points are not beside this repository")

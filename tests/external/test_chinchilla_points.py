@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.bootstrap import bootstrap
 from analysis.engine.newton import solve
 from analysis.engine.starts import global_starts, make_grid
 from analysis.fit import fit_law, objective_of, prepare
-from analysis.sensitivity import sensitivity
-from analysis.table import Columns, Sample, load
-from analysis.validate import claim_flag, rolling
+from analysis.rows.table import Columns, Sample, load
+from analysis.uncertainty.bootstrap import bootstrap
+from analysis.validation.holdout import claim_flag, rolling
+from analysis.validation.sensitivity import sensitivity
 
 CSV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "besiroglu_chinchilla" / "svg_extracted_data.csv"
 pytestmark = pytest.mark.skipif(not CSV.exists(), reason="the published points are not beside this repository")

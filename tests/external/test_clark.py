@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.fit import fit_law
-from analysis.table import Columns, load
+from analysis.rows.table import Columns, load
 
 CSV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clark_routing" / "final_step.csv"
 pytestmark = pytest.mark.skipif(not CSV.exists(), reason="the published runs are not beside this repository")

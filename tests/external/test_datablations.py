@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.bootstrap import bootstrap
 from analysis.fit import fit_law
 from analysis.notation import parameter
-from analysis.table import Columns, Sample, load
+from analysis.rows.table import Columns, Sample, load
+from analysis.uncertainty.bootstrap import bootstrap
 
 CSV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "datablations" / "repeat_runs.csv"
 pytestmark = pytest.mark.skipif(not CSV.exists(), reason="the published runs are not beside this repository")

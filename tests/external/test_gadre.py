@@ -13,7 +13,7 @@ import pytest
 
 from analysis.fit import fit_law
 from analysis.result import FitResult
-from analysis.table import Columns, Sample, load
+from analysis.rows.table import Columns, Sample, load
 
 CSV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "gadre_overtraining" / "models.csv"
 pytestmark = pytest.mark.skipif(not CSV.exists(), reason="the published runs are not beside this repository")

@@ -16,7 +16,7 @@ import pytest
 from analysis.engine.law import Law
 from analysis.engine.point import PointFit, fit_point
 from analysis.laws.schedule import annealing, columns_from_curves, multi_power
-from analysis.schedules import Array, columns_at
+from analysis.rows.schedules import Array, columns_at
 
 CSV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "multipowerlaw" / "loss_curves.csv"
 pytestmark = pytest.mark.skipif(not CSV.exists(), reason="the published curves are not beside this repository")

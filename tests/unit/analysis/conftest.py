@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from analysis.rows.table import Columns, RunTable, load
+from analysis.simulation.synthetic import SURFACES, simulate
 from analysis.study import Options, Study, fit_study
-from analysis.synthetic import SURFACES, simulate
-from analysis.table import Columns, RunTable, load
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis import plots
 from analysis.result import Interval
-from analysis.synthetic import Surface
+from analysis.simulation.synthetic import Surface
 
 SURFACES = {"early": Surface(1.69, 406.4, 410.7, 0.34, 0.28), "late": Surface(1.69, 480.0, 410.7, 0.34, 0.28)}
 SIZES = np.geomspace(1e8, 6e9, 4)

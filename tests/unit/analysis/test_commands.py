@@ -9,7 +9,7 @@ import pytest
 from analysis import plots
 from analysis.commands.fit import fit_main
 from analysis.commands.report import report_main
-from analysis.synthetic import simulate
+from analysis.simulation.synthetic import simulate
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from analysis.engine.problem import derivatives
 from analysis.fit import FORMS, FitError, fit_law, objective_of, prepare, profile
 from analysis.laws.catalogue import law_named
 from analysis.result import FitResult
-from analysis.synthetic import SIZES, SURFACES, TOKENS
-from analysis.table import Columns, RunTable, Sample, load
+from analysis.rows.table import Columns, RunTable, Sample, load
+from analysis.simulation.synthetic import SIZES, SURFACES, TOKENS
 
 
 def sample_of(table: RunTable, group: str = "early", target: str = "avg") -> Sample:

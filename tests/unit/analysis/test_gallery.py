@@ -12,16 +12,17 @@ from page_text import assert_stands_alone, words
 from picture_text import assert_readable
 from rich.console import Console
 
-from analysis import gallery, plots
-from analysis.gallery import chapters, titles
-from analysis.report import write_report
-from analysis.report_evidence import Missing, gather
-from analysis.simulator import Noise, crossed, grid, isoflop, rows_design, simulate_rows
+from analysis import plots
+from analysis.decisions.usual import usual_values
+from analysis.report import gallery
+from analysis.report.evidence import Missing, gather
+from analysis.report.gallery import chapters, titles
+from analysis.report.terminal import print_fit, print_study
+from analysis.report.write import write_report
+from analysis.rows.table import Columns, RunTable, load
+from analysis.simulation.simulator import Noise, crossed, grid, isoflop, rows_design, simulate_rows
+from analysis.simulation.surfaces import CHINCHILLA, EARLY, LATE
 from analysis.study import Options, Study, fit_study
-from analysis.surfaces import CHINCHILLA, EARLY, LATE
-from analysis.table import Columns, RunTable, load
-from analysis.terminal import print_fit, print_study
-from analysis.usual import usual_values
 
 Made = tuple[RunTable, Study]
 _COLUMNS = {"size": "N", "tokens": "D", "compute": "C", "group": "group", "cluster": "run", "targets": ("loss",)}

@@ -11,11 +11,11 @@ from matplotlib.text import Text
 from picture_text import assert_readable
 
 from analysis import plots
-from analysis.marks import GROUP_COLOURS
 from analysis.plots.cloud import _ellipse, _region
 from analysis.plots.inputs import columns
 from analysis.plots.labels import label_points, lay_out
 from analysis.plots.style import log_axis, panels, readable, styled
+from analysis.report.marks import GROUP_COLOURS
 from analysis.result import Interval
 
 NAMES = list(some.PICTURES)

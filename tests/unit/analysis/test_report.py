@@ -6,14 +6,15 @@ import pytest
 from page_text import assert_stands_alone, words
 from picture_text import assert_readable
 
-from analysis import forest, plots
-from analysis.answers import cards
-from analysis.marks import sample_map, size_colours
-from analysis.report import write_report
-from analysis.report_evidence import gather
+from analysis import plots
+from analysis.report import forest
+from analysis.report.answers import cards
+from analysis.report.evidence import gather
+from analysis.report.marks import sample_map, size_colours
+from analysis.report.write import write_report
+from analysis.rows.table import Columns, RunTable, load
+from analysis.simulation.synthetic import simulate
 from analysis.study import Options, Study, entropy_verdict, fit_study, load_study
-from analysis.synthetic import simulate
-from analysis.table import Columns, RunTable, load
 
 
 @pytest.fixture(scope="module")

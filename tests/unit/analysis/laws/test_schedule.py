@@ -8,7 +8,7 @@ import pytest
 from analysis.engine.law import Law, linear_params
 from analysis.engine.point import PointFit, fit_point
 from analysis.laws.schedule import annealing, columns_from_curves, multi_power
-from analysis.schedules import Array, columns_at
+from analysis.rows.schedules import Array, columns_at
 
 TRUTH = {
     "multi_power": np.array([2.65, 0.60, 0.453, 438.0, 2.13, 0.598, 0.655]),

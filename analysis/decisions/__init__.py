@@ -1,0 +1,1 @@
+"""What to do: allocate a budget, compare groups, choose the next runs."""

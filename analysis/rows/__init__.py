@@ -1,0 +1,1 @@
+"""Rows in, samples out: reading, conventions, cleaning, learning-rate curves."""

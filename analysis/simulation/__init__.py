@@ -1,0 +1,1 @@
+"""Sweeps drawn from known laws, published surfaces, statistical power."""

@@ -1,0 +1,1 @@
+"""How sure: resampling, sandwich, profiles, derived quantities, prediction bands."""
