@@ -191,7 +191,8 @@ class Law:
     def to_natural(self, theta: Array, centre: Mapping[str, float]) -> Array:
         """Natural parameters (R, P), in the order of ``names``, from working ones at ``centre``."""
         out = self._moved(theta, centre, 1.0)
-        return np.where(self._log_mask, np.exp(np.where(self._log_mask, out, 0.0)), out)
+        with np.errstate(over="ignore"):
+            return np.where(self._log_mask, np.exp(np.where(self._log_mask, out, 0.0)), out)
 
     def to_working(self, params: Array, centre: Mapping[str, float]) -> Array:
         """The inverse of ``to_natural``."""

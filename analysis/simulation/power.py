@@ -77,8 +77,8 @@ def power(
 
     designs: one for both groups, or a pair. question: "loss" (which group is lower at equal compute), or a quantity of
     ``uncertainty.quantities`` whose difference has a sign, as "alpha" or "loss(1e22)". A verdict is wrong when it
-    claims a sign at a budget where the truth has another; with two equal laws every claim is wrong and "undecided" is the
-    answer to hope for. The same seed gives the same shares. Raises ``ValueError`` when the laws are not of N and D,
+    claims a sign at a budget where the truth has another; with two equal laws every claim is wrong and "undecided" is
+    the answer to hope for. The same seed gives the same shares. Raises ``ValueError`` when the laws are not of N and D,
     when the groups of a design share less than a factor of 2 in compute, and for fewer than 20 simulations.
     """
     if simulations < 20:
