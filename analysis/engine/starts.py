@@ -28,6 +28,7 @@ COARSE_SOBOL = 512
 SEARCH_ROWS = 512
 VALLEY_STARTS = 16
 _VALLEY = 1.02
+_LIKELY = 3.0
 _RIDGE = 1e-13
 _BASIS_ELEMENTS = 2_000_000
 _MOMENT_ELEMENTS = 500_000
@@ -135,11 +136,12 @@ def point_starts(problem: Problem, grid: Grid, keep: int) -> Array:
     chosen = _best(error, grid.sides, keep)
     if not grid.sides:
         return np.unique(_assemble(problem, grid, coefficients, chosen)[0], axis=0)
-    candidates = _assemble(problem, grid, coefficients, np.arange(len(grid.points))[None])[0]
+    likely = np.nonzero(error[0] <= _LIKELY * error[0].min())[0]
+    candidates = _assemble(problem, grid, coefficients, likely[None])[0]
     value = replace(problem, weights=np.repeat(problem.weights, len(candidates), axis=0)).values(candidates)
     order = np.argsort(value)[:VALLEY_STARTS]
-    near = order[value[order] <= _VALLEY * value[order[0]]]
-    return np.unique(candidates[np.concatenate([chosen[0], near])], axis=0)
+    near = likely[order[value[order] <= _VALLEY * value[order[0]]]]
+    return np.unique(_assemble(problem, grid, coefficients, np.union1d(chosen[0], near)[None])[0], axis=0)
 
 
 class _Moments:
