@@ -1,4 +1,4 @@
-"""Every law is found from data alone: its own parameters without noise, and no worse a point than scipy finds with it."""
+"""Every law is found from data alone: its parameters without noise, and with it no worse a point than scipy finds."""
 
 from __future__ import annotations
 
