@@ -67,7 +67,7 @@ def law_of(form: str, domains: Sequence[str] = ()) -> Law:
     try:
         return law_behind(form, domains)
     except ValueError as error:
-        raise FitError(f"unknown form {form!r}; the forms are {', '.join(FORMS)}; as a law: {error}") from error
+        raise FitError(f"{error}\n(or a form: {', '.join(FORMS)})") from error
 
 
 def form_of(law: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
@@ -51,7 +52,9 @@ def law_named(name: str, domains: int | Sequence[str] | None = None) -> Law:
     for module in _MODULES:
         if isinstance(law := vars(module).get(name), Law):
             return law
-    raise ValueError(f"unknown law {name!r}; the laws are:\n{listing()}\nor path/to/file.py:function")
+    close = difflib.get_close_matches(name, LAW_NAMES, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(f"unknown law {name!r}; {hint}the laws are:\n{listing()}\nor path/to/file.py:function")
 
 
 def listing() -> str:

@@ -74,7 +74,7 @@ def test_any_table_with_named_columns(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (["--n", "width"], "no column 'width' for --n; the columns are: run_id, sweep, arch"),
         (["--loss", "video"], "no column loss_video or video"),
-        (["--law", "cubic"], "unknown form 'cubic'"),
+        (["--law", "cubic"], "unknown law 'cubic'"),
         (["--bootstrap", "7"], "--bootstrap is 7"),
         (["--delta", "soft"], "delta is 'soft'"),
         (["--min-tokens", "7e6"], "all rows share one of the token counts D"),

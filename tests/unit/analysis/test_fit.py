@@ -125,7 +125,7 @@ def test_samples_that_cannot_carry_the_law_are_refused(table: RunTable) -> None:
         fit_law(sample.where(sample.tokens == sample.tokens[0]), "known")
     with pytest.raises(FitError, match="column entropy_avg"):
         fit_law(replace(sample, entropy=None), "known")
-    with pytest.raises(FitError, match="unknown form 'cubic'"):
+    with pytest.raises(FitError, match="unknown law 'cubic'"):
         fit_law(sample, "cubic")
     for delta in ("sharp", -1.0):
         with pytest.raises(FitError, match="allowed are auto, chinchilla, or a positive number"):
