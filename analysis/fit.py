@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from analysis.decisions.allocate import fit_cost
 from analysis.engine.jet import Array
 from analysis.engine.law import Law
 from analysis.engine.leverage import covariance_of, scores_of
-from analysis.engine.newton import MAX_ITERATIONS, solve
+from analysis.engine.newton import solve
 from analysis.engine.objective import Objective, objective_named
 from analysis.engine.point import FitError, PointFit, fit_point
 from analysis.engine.problem import Derivatives, Problem, derivatives, make_problem
@@ -25,10 +25,10 @@ from analysis.engine.starts import global_starts, make_grid
 from analysis.result import LAW_OF_FORM, VERSION, FitResult, law_behind
 from analysis.rows.table import Exclusion, Sample
 
-__all__ = ["FORMS", "FitError", "Setup", "fit_law", "flat_directions", "prepare", "profile"]
+__all__ = ["FORMS", "FitError", "Setup", "fit_law", "flat_directions", "pinned", "prepare"]
 
 FORMS = ("free", "known", "interaction")
-_FLAT_ITERATIONS = 40
+FLAT_ITERATIONS = 40
 _MUST_VARY = {"N": "sizes N", "D": "token counts D", "C": "budgets C"}
 
 
@@ -266,25 +266,42 @@ def sandwich(setup: Setup, found: Derivatives, free: NDArray[np.bool_]) -> Array
     return out
 
 
-def profile(setup: Setup, result: FitResult, name: str, values: Array) -> Array:
-    """Objective (V,) minimised over the other parameters with working parameter ``name`` pinned to each value."""
-    at = setup.law.names.index(name)
-    return _pinned(setup, result, [(at, float(value)) for value in values], MAX_ITERATIONS)
-
-
-def _pinned(setup: Setup, result: FitResult, pins: Sequence[tuple[int, float]], max_iterations: int) -> Array:
+def pinned(setup: Setup, result: FitResult, pins: Sequence[tuple[int, float]]) -> Array:
     """Lowest objective (V,) with one working parameter (index, value) held, for every pin, from four starts each."""
     problem = setup.problem(np.ones((1, len(setup.y))), objective_of(result))
-    found = global_starts(problem, make_grid(problem, coarse=True), 3)[0]
-    starts = np.concatenate([result.theta[None], found])
+    own = global_starts(problem, make_grid(problem, coarse=True), 3)[0]
+    starts = np.concatenate([result.theta[None], own])
     flat = np.tile(starts, (len(pins), 1))
     at, value = (np.repeat(column, len(starts)) for column in zip(*pins, strict=True))
     rows = np.arange(len(flat))
     low, high = (np.broadcast_to(b, flat.shape).copy() for b in (problem.low, problem.high))
     low[rows, at] = high[rows, at] = flat[rows, at] = value
     weights = np.ones((len(flat), len(setup.y)))
-    pinned = solve(replace(problem, weights=weights, low=low, high=high), flat, max_iterations)
-    return pinned.objective.reshape(len(pins), -1).min(axis=1)
+    found = solve(replace(problem, weights=weights, low=low, high=high), flat, FLAT_ITERATIONS)
+    return found.objective.reshape(len(pins), -1).min(axis=1)
+
+
+def flat_ends(setup: Setup) -> list[tuple[str, int, float]]:
+    """(name, index, working value) of every finite bound that a profile may reach: those of E, exponents and rates."""
+    return [
+        (name, at, end)
+        for at, (name, kind) in enumerate(setup.law.params.items())
+        for end in kind.bounds
+        if np.isfinite(end) and kind.low >= 0 and name not in setup.fixed and (kind.exponent or name == "E")
+    ]
+
+
+def flat_threshold(setup: Setup, objective: ArrayLike, rows: ArrayLike) -> Array:
+    """The objective up to which a profile counts as flat: 95 % of F, the rows taken as independent."""
+    freedom = np.maximum(np.asarray(rows, dtype=float) - setup.num_free, 1.0)
+    noise = np.maximum(objective, 1e-20 * np.asarray(rows)) / freedom
+    return np.asarray(objective + noise * stats.f.ppf(0.95, 1, freedom))
+
+
+def flat_reason(setup: Setup, name: str, end: float) -> str:
+    """That the profile of ``name`` stays flat up to the working value ``end``, in natural units."""
+    natural = float(np.exp(end)) if setup.law.params[name].log else end
+    return f"profile reaches {'0' if natural < 0.01 else 'infinity' if natural > 1e9 else f'{natural:g}'}"
 
 
 def flat_directions(setup: Setup, result: FitResult) -> dict[str, str]:
@@ -292,25 +309,12 @@ def flat_directions(setup: Setup, result: FitResult) -> dict[str, str]:
 
     The threshold takes the rows as independent, so it errs towards "identified"; the bootstrap is the stricter judge.
     """
-    freedom = max(result.n_rows - setup.num_free, 1)
-    noise = max(result.objective_value, 1e-20 * result.n_rows) / freedom
-    threshold = result.objective_value + noise * float(stats.f.ppf(0.95, 1, freedom))
-    pins = [
-        (name, at, end)
-        for at, (name, kind) in enumerate(setup.law.params.items())
-        for end in kind.bounds
-        if np.isfinite(end) and kind.low >= 0 and name not in setup.fixed and (kind.exponent or name == "E")
-    ]
+    ends = flat_ends(setup)
     flat: dict[str, str] = {}
-    if pins:
-        lowest = _pinned(setup, result, [(at, end) for _, at, end in pins], _FLAT_ITERATIONS)
-        for (name, _, end), value in zip(pins, lowest, strict=True):
+    if ends:
+        threshold = flat_threshold(setup, result.objective_value, result.n_rows)
+        lowest = pinned(setup, result, [(at, end) for _, at, end in ends])
+        for (name, _, end), value in zip(ends, lowest, strict=True):
             if value <= threshold:
-                flat.setdefault(name, f"profile reaches {_end(end, setup.law.params[name].log)}")
+                flat.setdefault(name, flat_reason(setup, name, end))
     return flat
-
-
-def _end(value: float, log: bool) -> str:
-    if log:
-        return "0" if value < 0 else "infinity"
-    return "0" if value < 0.01 else f"{value:g}"

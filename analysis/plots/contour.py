@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike
 
+from analysis.approaches.frontier import six_nd
 from analysis.engine.jet import Array
 from analysis.plots.inputs import Span, as_arrays, columns, left_out_text
 from analysis.plots.labels import HALO, lay_out
@@ -70,11 +71,6 @@ class LossMap:
         if self.grid_loss.shape != need or min(need) < 2:
             shape = self.grid_loss.shape
             raise ValueError(f"grid_loss of {self.group} has shape {shape}; D by N is {need}, at least 2 by 2")
-
-
-def six_nd(size: Array, tokens: Array) -> Array:
-    """6 N D FLOPs (arXiv 2001.08361, section 2.1)."""
-    return 6.0 * size * tokens
 
 
 def loss_contour(

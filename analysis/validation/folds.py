@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.engine.jet import Array
 from analysis.engine.newton import Solution, solve
@@ -17,14 +16,13 @@ from analysis.engine.objective import Objective
 from analysis.engine.point import AUTO, HUBER_EFFICIENCY, objective_with, robust_sigma
 from analysis.engine.problem import Problem
 from analysis.engine.starts import global_starts, make_grid
-from analysis.fit import Setup
+from analysis.fit import FLAT_ITERATIONS, Setup, flat_ends, flat_reason, flat_threshold
 
 Keep = NDArray[np.bool_]
 _ROUNDS = 3
 _MIN_DELTA = 1e-7
 _SHRINK = 0.1
 _LAD_END = 1e-6
-_FLAT_ITERATIONS = 40
 
 
 @dataclass(frozen=True)
@@ -151,17 +149,8 @@ def flat_folds(setup: Setup, folds: Folds) -> list[dict[str, str]]:
     the optimum alone, for 40 steps, with a penalty that is smooth within one robust sigma; what it finds is judged by
     the objective itself. All three can only miss a valley that is barely flat.
     """
-    law, count = setup.law, len(folds.keep)
-    rows = folds.keep.sum(axis=1)
-    freedom = np.maximum(rows - setup.num_free, 1)
-    noise = np.maximum(folds.value, 1e-20 * rows) / freedom
-    threshold = folds.value + noise * stats.f.ppf(0.95, 1, freedom)
-    ends = [
-        (name, at, end)
-        for at, (name, kind) in enumerate(law.params.items())
-        for end in kind.bounds
-        if np.isfinite(end) and kind.low >= 0 and name not in setup.fixed and (kind.exponent or name == "E")
-    ]
+    count, ends = len(folds.keep), flat_ends(setup)
+    threshold = flat_threshold(setup, folds.value, folds.keep.sum(axis=1))
     flat: list[dict[str, str]] = [{} for _ in range(count)]
     if not ends:
         return flat
@@ -171,15 +160,10 @@ def flat_folds(setup: Setup, folds: Folds) -> list[dict[str, str]]:
     if problem.objective.penalty != "mse":
         narrow = np.zeros(count) if folds.delta is None else folds.delta
         smooth = _huber(problem, problem.objective, np.maximum(np.maximum(narrow, folds.deviation), _MIN_DELTA)[which])
-    reached = problem.values(solve(smooth, folds.theta[which], _FLAT_ITERATIONS).theta) <= threshold[which]
+    reached = problem.values(solve(smooth, folds.theta[which], FLAT_ITERATIONS).theta) <= threshold[which]
     for (name, _, end), fold in ((ends[i // count], i % count) for i in np.nonzero(reached)[0]):
-        flat[fold].setdefault(name, f"profile reaches {_end(end, law.params[name].log)}")
+        flat[fold].setdefault(name, flat_reason(setup, name, end))
     return flat
-
-
-def _end(value: float, log: bool) -> str:
-    natural = float(np.exp(value)) if log else value
-    return "0" if natural < 0.01 else "infinity" if natural > 1e9 else f"{natural:g}"
 
 
 def _pinned(folds: Folds, which: NDArray[np.intp], at: NDArray[np.intp], end: Array) -> Problem:

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from analysis.engine.point import robust_sigma
 from analysis.engine.problem import derivatives
-from analysis.fit import FORMS, FitError, fit_law, objective_of, prepare, profile
+from analysis.fit import FORMS, FitError, fit_law, flat_ends, flat_reason, objective_of, pinned, prepare
 from analysis.laws.catalogue import law_named
 from analysis.result import FitResult
 from analysis.rows.table import Columns, RunTable, Sample, load
@@ -98,6 +98,16 @@ def test_losses_far_above_e_are_reported_as_not_identified() -> None:
     assert fit.unidentified["E"] == "profile reaches 0"
 
 
+def test_the_end_that_a_flat_profile_reaches_is_in_natural_units(table: RunTable) -> None:
+    setup = prepare(sample_of(table), "free")[0]
+    curves = replace(setup, law=law_named("annealing"))
+    ends = {(name, flat_reason(curves, name, end)) for name, _, end in flat_ends(curves)}
+    assert {("memory", "profile reaches 2"), ("memory", "profile reaches 1e+08")} <= ends
+    assert {("alpha", "profile reaches 0"), ("alpha", "profile reaches 3")} <= ends
+    rates = replace(setup, law=law_named("data_constrained"))
+    assert ("R_D", "profile reaches infinity") in {(n, flat_reason(rates, n, end)) for n, _, end in flat_ends(rates)}
+
+
 def test_a_loss_without_dependence_on_size_ends_at_a_bound_and_says_so() -> None:
     size, tokens = np.repeat(SIZES, 4), np.tile(TOKENS, 5)
     noise = np.random.default_rng(0).standard_normal(20)
@@ -112,7 +122,7 @@ def test_profile_touches_the_optimum_and_rises_away_from_it(table: RunTable) -> 
     fit = fit_law(sample, "free")
     setup, _ = prepare(sample, "free")
     values = fit.params["beta"] + np.array([-0.1, -0.02, 0.0, 0.02, 0.1])
-    curve = profile(setup, fit, "beta", values)
+    curve = pinned(setup, fit, [(fit.shape.names.index("beta"), float(value)) for value in values])
     assert curve[2] == pytest.approx(fit.objective_value, rel=1e-9)
     assert curve[0] > curve[1] > curve[2] < curve[3] < curve[4]
 

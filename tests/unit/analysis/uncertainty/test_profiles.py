@@ -9,8 +9,7 @@ from scipy.optimize import minimize
 
 from analysis.engine.newton import solve
 from analysis.engine.problem import Pull, derivatives
-from analysis.fit import FitError, Setup, fit_law, objective_of, prepare
-from analysis.fit import profile as pinned_profile
+from analysis.fit import FitError, Setup, fit_law, objective_of, pinned, prepare
 from analysis.result import FitResult
 from analysis.rows.table import Sample, load
 from analysis.simulation.simulator import COLUMNS, Noise, grid, rows_design, simulate_rows
@@ -58,8 +57,8 @@ def test_a_parameter_follows_the_same_curve_as_when_it_is_pinned(
     setup, fit, _, found = study
     for name in ("E", "alpha", "beta"):
         curve = found[name]
-        pinned = pinned_profile(setup, fit, name, np.array(curve.values))
-        np.testing.assert_allclose(curve.objective, pinned, rtol=1e-8)
+        held = pinned(setup, fit, [(fit.shape.names.index(name), float(value)) for value in curve.values])
+        np.testing.assert_allclose(curve.objective, held, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["a", "N*(1e+20)", "loss(1e+20)", "A"])

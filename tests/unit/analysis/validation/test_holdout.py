@@ -7,23 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from grids import grid
 
 from analysis.fit import FORMS, FitError, fit_law, prepare
 from analysis.rows.table import RunTable, Sample
 from analysis.validation.folds import fit_folds, flat_folds
 from analysis.validation.holdout import claim_flag, claims, holdout, rolling, validated_range
 from analysis.validation.rolling import Cut, Rolling, Score, score
-
-
-def grid(noise: float = 0.005, sizes: int = 8, tokens: int = 6, seed: int = 0) -> Sample:
-    """A Chinchilla surface on a grid, each row a run of its own."""
-    size = np.repeat(np.geomspace(1e7, 3e9, sizes), tokens)
-    count = np.tile(np.geomspace(2e8, 2e11, tokens), sizes)
-    clean = 1.7 + 400.0 * size**-0.34 + 2000.0 * count**-0.37
-    loss = clean * np.exp(noise * np.random.default_rng(seed).standard_normal(len(clean)))
-    rows = np.arange(len(loss))
-    columns = {"N": size, "D": count, "C": 6 * size * count}
-    return Sample("all", "loss", tuple(f"run-{i}" for i in rows), columns, loss, None, rows)
 
 
 @pytest.mark.parametrize("form", ["free", "known"])

@@ -5,28 +5,21 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from grids import grid as grid_of
 from rich.console import Console
 
 from analysis.fit import FitError, fit_law
-from analysis.rows.table import Columns, RunTable, Sample, load
+from analysis.rows.table import Columns, RunTable, load
 from analysis.simulation.synthetic import simulate
 from analysis.uncertainty.bootstrap import bootstrap
 from analysis.validation.influence import influence
 from analysis.validation.sensitivity import Sensitivity, convention_samples, print_sensitivity, row_filters, sensitivity
 
-
-def grid(noise: float = 0.01, sizes: int = 7, tokens: int = 6, seed: int = 0) -> Sample:
-    """A Chinchilla surface on a grid, each row a run of its own."""
-    size = np.repeat(np.geomspace(1e7, 3e9, sizes), tokens)
-    count = np.tile(np.geomspace(2e8, 2e11, tokens), sizes)
-    clean = 1.7 + 400.0 * size**-0.34 + 2000.0 * count**-0.37
-    loss = clean * np.exp(noise * np.random.default_rng(seed).standard_normal(len(clean)))
-    rows = np.arange(len(loss))
-    columns = {"N": size, "D": count, "C": 6 * size * count}
-    return Sample("all", "loss", tuple(f"run-{i}" for i in rows), columns, loss, None, rows)
+grid = partial(grid_of, noise=0.01, sizes=7)
 
 
 @pytest.fixture(scope="module")
