@@ -16,123 +16,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nmm.groups import Arch as Arch
+from nmm.groups import Block as Block
+from nmm.groups import Budget as Budget
+from nmm.groups import Data as Data
+from nmm.groups import Logger as Logger
+from nmm.groups import Optim as Optim
+from nmm.groups import Parent as Parent
+from nmm.groups import Schedule as Schedule
+from nmm.groups import Size as Size
+from nmm.groups import Stage as Stage
+from nmm.groups import Start as Start
+from nmm.groups import Trainer as Trainer
 from nmm.validation import ConfigError as ConfigError
 from nmm.validation import validate as validate
 
 CODE_NUMERICS = 1  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
-
-
-@dataclass(frozen=True)
-class Arch:
-    """Which family. ``num_experts`` 0 is dense; ``pairing``: what late fusion holds equal to early of the same size."""
-
-    name: str = "early"
-    fusion: str = "early"  # early | late
-    num_experts: int = 0
-    top_k: int = 1
-    balance_coef: float = 0.01
-    pairing: str = "flops"  # flops | params | none: how the late decoder's FFN is chosen
-    connector: str = "linear"  # linear | mlp
-    image_attention: str = "bidirectional"  # bidirectional | causal
-    document_mask: bool = True
-
-
-@dataclass(frozen=True)
-class Size:
-    """Width and depth of the decoder, and of the vision encoder that late fusion puts before it."""
-
-    name: str = "d32"
-    width: int = 32
-    depth: int = 2
-    num_heads: int = 2
-    mlp_ratio: float = 4.0
-    vision_width: int = 16
-    vision_depth: int = 1
-    vision_heads: int = 1
-
-
-@dataclass(frozen=True)
-class Data:
-    """Shards, mixture weights by tokens, and how documents become rows."""
-
-    path: str = ""
-    fingerprint: str = ""
-    vocab_size: int = 0
-    image_size: int = 32
-    patch_size: int = 8
-    channels: int = 3
-    context_length: int = 128
-    mixture: dict[str, float] = field(default_factory=lambda: {"caption": 0.45, "interleaved": 0.45, "text": 0.10})
-    eval_rows: int = 256
-    world: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Optim:
-    """Fully decoupled AdamW. The learning rate is ``lr`` when given, else ``lr_width / width``."""
-
-    lr: float | None = None
-    lr_width: float = 0.25
-    vision_lr_scale: float = 0.25
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Warmup, constant, cooldown: a pure function of (step, total, branch point)."""
-
-    warmup_steps: int = 160
-    cooldown_fraction: float = 0.25
-    cooldown_shape: str = "linear"  # linear | one_minus_sqrt
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long: exactly one of the three is given by the user; ``resolve`` leaves only ``steps``."""
-
-    tokens: int | None = None
-    flops: float | None = None
-    steps: int | None = None
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """How a step is executed. Fields below the line do not enter the run id."""
-
-    rows_per_step: int = 4
-    micro_batches: int = 1
-    precision: str = "auto"  # auto | fp32 | bf16
-    compile: str = "auto"  # auto | on | off
-    accelerator: str = "cpu"  # cpu | gpu
-    devices: int = 1
-    threads: int = 1
-    # -- no effect on the result --
-    num_workers: int = 0
-    checkpoint_every_seconds: float = 60.0
-    checkpoint_every_steps: int = 0
-    log_every_steps: int = 50
-    eval_every_steps: int = 0
-    progress: bool = True
-
-
-@dataclass(frozen=True)
-class Parent:
-    """A branch starts from the trunk's checkpoint at ``step``."""
-
-    run_id: str = ""
-    step: int = 0
-
-
-@dataclass(frozen=True)
-class Logger:
-    """A mirror of metrics.jsonl, never the record."""
-
-    name: str = "none"  # none | wandb_offline
-    project: str = "nmm"
 
 
 @dataclass(frozen=True)
@@ -145,7 +44,10 @@ class RunConfig:
     role: str = "run"  # run | trunk | branch
     keep_steps: tuple[int, ...] = ()
     arch: Arch = field(default_factory=Arch)
+    block: Block = field(default_factory=Block)
     size: Size = field(default_factory=Size)
+    start: Start = field(default_factory=Start)
+    stage: Stage = field(default_factory=Stage)
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
@@ -166,8 +68,22 @@ class RunConfig:
 
     @property
     def learning_rate(self) -> float:
-        """Peak learning rate of everything but the vision parameters."""
-        return self.optim.lr if self.optim.lr is not None else self.optim.lr_width / self.size.width
+        """Peak learning rate of everything but vision encoder and patches (and, under muP, of the width mup_width)."""
+        if self.optim.lr is not None:
+            return self.optim.lr
+        if self.size.lr is not None:
+            return self.size.lr
+        return self.optim.lr_width / (self.optim.mup_width if self.optim.mup else self.size.width)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.size.head_dim or self.size.width // self.size.num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values; each serves num_heads / num_kv_heads query heads (arXiv 2305.13245)."""
+        return self.size.num_kv_heads or self.size.num_heads
 
     @property
     def total_steps(self) -> int:
@@ -249,15 +165,20 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 _NOT_IDENTITY = {
     "": ("sweep", "out", "logger"),
+    "arch": ("vision_weights",),
     "data": ("path", "world"),
+    "start": ("path",),
     "trainer": (
+        "devices",
+        "num_nodes",
+        "strategy",
+        "activation_checkpointing",
         "num_workers",
         "checkpoint_every_seconds",
         "checkpoint_every_steps",
         "log_every_steps",
         "eval_every_steps",
         "progress",
-        "devices",
     ),
 }
 
@@ -275,6 +196,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
             (values[group] if group else values).pop(name)
     values["optim"]["lr"] = config.learning_rate
     values["optim"].pop("lr_width")
+    values["size"].pop("lr")
     values["code_numerics"] = CODE_NUMERICS
     return values
 

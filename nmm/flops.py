@@ -82,6 +82,11 @@ def ffn_hidden(config: RunConfig) -> int:
     return round(hidden)
 
 
+def has_experts(config: RunConfig, layer: int) -> bool:
+    """Whether block ``layer`` (0-based) holds a mixture of experts: every n-th one, the last of each n."""
+    return config.arch.num_experts > 0 and (layer + 1) % config.arch.moe_every == 0
+
+
 # Shares of positions that are patches, and whose next token is text, at which pairing=flops equalises early and late
 # and budgets given in FLOPs become steps: those of the world's 45-45-10 mixture. The record has the exact ones.
 IMAGE_SHARE, TARGET_SHARE = 0.40, 0.58

@@ -22,7 +22,22 @@ _CHOICES = {
     "arch.pairing": ("flops", "params", "none"),
     "arch.connector": ("linear", "mlp"),
     "arch.image_attention": ("bidirectional", "causal"),
-    "schedule.cooldown_shape": ("linear", "one_minus_sqrt"),
+    "arch.routing": ("agnostic", "aware"),
+    "arch.balancing": ("loss", "bias", "none"),
+    "block.norm": ("rms", "layer"),
+    "block.qk_norm": ("head", "width", "none"),
+    "block.ffn": ("relu2", "swiglu"),
+    "block.rope": ("1d", "2d"),
+    "block.vision": ("vit", "swiglu"),
+    "block.init": ("plain", "depth"),
+    "start.kind": ("scratch", "hf", "run"),
+    "start.embeddings": ("load", "fresh"),
+    "stage.name": ("pretrain", "sft"),
+    "optim.on_nonfinite": ("stop", "skip"),
+    "optim.on_spike": ("skip", "stop"),
+    "schedule.warmup_rule": ("fixed", "paper"),
+    "schedule.cooldown_shape": ("linear", "one_minus_sqrt", "inverse_sqrt"),
+    "trainer.strategy": ("ddp", "fsdp2"),
     "trainer.precision": ("auto", "fp32", "bf16"),
     "trainer.compile": ("auto", "on", "off"),
     "trainer.accelerator": ("cpu", "gpu"),
@@ -30,15 +45,19 @@ _CHOICES = {
 }
 
 _POSITIVE = {
+    "arch": ("granularity", "moe_every"),
+    "block": ("norm_eps", "hidden_multiple", "rope_theta"),
     "size": ("width", "depth", "num_heads", "mlp_ratio", "vision_width", "vision_depth", "vision_heads"),
     "data": ("image_size", "patch_size", "channels", "context_length", "eval_rows"),
-    "optim": ("lr_width", "vision_lr_scale", "eps", "grad_clip"),
-    "trainer": ("rows_per_step", "micro_batches", "devices", "threads", "log_every_steps"),
+    "stage": ("eval_questions", "eval_captions"),
+    "optim": ("lr_width", "vision_lr_scale", "patch_lr_scale", "mup_width", "eps", "grad_clip"),
+    "trainer": ("rows_per_step", "micro_batches", "devices", "num_nodes", "threads", "log_every_steps"),
 }
 
 _NOT_NEGATIVE = {
-    "arch": ("balance_coef",),
-    "optim": ("weight_decay",),
+    "arch": ("shared_experts", "balance_coef", "bias_rate", "router_z_coef"),
+    "size": ("num_kv_heads", "head_dim", "hidden"),
+    "optim": ("weight_decay", "z_loss_coef", "spike_factor", "max_skips"),
     "schedule": ("warmup_steps",),
     "trainer": ("num_workers", "checkpoint_every_seconds", "checkpoint_every_steps", "eval_every_steps"),
 }
@@ -63,6 +82,10 @@ def validate(config: RunConfig) -> RunConfig:
                 raise ConfigError(f"{name}={value!r} must be {bound}")
     _validate_optim(config)
     _validate_shapes(config)
+    _validate_vision(config)
+    _validate_experts(config)
+    _validate_start(config)
+    _validate_ranks(config)
     _validate_budget(config)
     _validate_mixture(config.data.mixture)
     _validate_lineage(config)
@@ -71,23 +94,32 @@ def validate(config: RunConfig) -> RunConfig:
 
 def _validate_optim(config: RunConfig) -> None:
     optim = config.optim
-    if optim.lr is not None and not optim.lr > 0:
-        raise ConfigError(f"optim.lr={optim.lr!r} must be greater than 0, or null for optim.lr_width / size.width")
+    for name, value in (("optim.lr", optim.lr), ("size.lr", config.size.lr)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}={value!r} must be greater than 0, or null for the next rule (nmm/groups.py)")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(optim, name) < 1:
             raise ConfigError(f"optim.{name}={getattr(optim, name)!r} must lie in [0, 1)")
+    if 0 < optim.spike_factor <= 1:
+        raise ConfigError(f"optim.spike_factor={optim.spike_factor} must be above 1 (e.g. 2), or 0 for no spikes")
+    if optim.mup and config.block.tied_head:
+        raise ConfigError("optim.mup with block.tied_head: embedding and head need scales of their own; untie the head")
 
 
 def _validate_shapes(config: RunConfig) -> None:
-    arch, size, data, trainer = config.arch, config.size, config.data, config.trainer
-    if size.width % size.num_heads or (size.width // size.num_heads) % 2:
+    size, data = config.size, config.data
+    if not size.head_dim and size.width % size.num_heads:
         raise ConfigError(
-            f"size.width={size.width} with size.num_heads={size.num_heads} gives no even head_dim (RoPE needs pairs)"
+            f"size.width={size.width} is not a multiple of size.num_heads={size.num_heads}; set size.head_dim"
         )
-    if arch.fusion == "late" and size.vision_width % size.vision_heads:
+    pairs = 4 if config.block.rope == "2d" else 2
+    if config.head_dim % pairs:
         raise ConfigError(
-            f"size.vision_width={size.vision_width} is not a multiple of vision_heads={size.vision_heads}"
+            f"size.width={size.width} with size.num_heads={size.num_heads} gives head_dim={config.head_dim}; "
+            f"block.rope={config.block.rope} needs a multiple of {pairs}"
         )
+    if size.num_heads % config.num_kv_heads:
+        raise ConfigError(f"size.num_heads={size.num_heads} is not a multiple of size.num_kv_heads={size.num_kv_heads}")
     if data.image_size % data.patch_size:
         raise ConfigError(f"data.image_size={data.image_size} is not a multiple of data.patch_size={data.patch_size}")
     if config.tokens_per_image >= data.context_length:
@@ -95,19 +127,72 @@ def _validate_shapes(config: RunConfig) -> None:
             f"an image takes {config.tokens_per_image} tokens, data.context_length={data.context_length} leaves no "
             "room for text; raise context_length or patch_size"
         )
+    for name in ("pixel_mean", "pixel_std"):
+        values = getattr(data, name)
+        if len(values) != data.channels or (name == "pixel_std" and not all(v > 0 for v in values)):
+            raise ConfigError(f"data.{name}={values} needs one number (std above 0) for each of {data.channels} channels")
+
+
+def _validate_vision(config: RunConfig) -> None:
+    arch, size = config.arch, config.size
+    if arch.fusion == "late" and not arch.vision_model and size.vision_width % size.vision_heads:
+        raise ConfigError(
+            f"size.vision_width={size.vision_width} is not a multiple of vision_heads={size.vision_heads}"
+        )
+    if arch.vision_model and arch.fusion != "late":
+        raise ConfigError(f"arch.vision_model={arch.vision_model!r} needs arch.fusion=late; early fusion has no encoder")
+    if arch.vision_model and arch.pairing != "none" and size.paired:
+        raise ConfigError(f"arch.vision_model={arch.vision_model!r}: pairing knows only the ViT of conf/size; set "
+                          "arch.pairing=none")  # fmt: skip
+    if arch.vision_weights and not arch.vision_model:
+        raise ConfigError(f"arch.vision_weights={arch.vision_weights!r} needs arch.vision_model, the timm name of what "
+                          "the file holds")  # fmt: skip
+    if arch.vision_frozen and not (arch.vision_weights or config.start.kind == "run"):
+        raise ConfigError("arch.vision_frozen=true freezes random weights; give arch.vision_weights or start=run")
+
+
+def _validate_experts(config: RunConfig) -> None:
+    arch, size = config.arch, config.size
     if arch.num_experts < 0 or arch.num_experts == 1:
         raise ConfigError(f"arch.num_experts={arch.num_experts}: use 0 for a dense model or at least 2 experts")
-    if arch.num_experts and not 1 <= arch.top_k <= arch.num_experts:
-        raise ConfigError(f"arch.top_k={arch.top_k} must lie in 1..num_experts={arch.num_experts}")
-    if arch.num_experts and arch.fusion == "late":
+    if not arch.num_experts:
+        return
+    if arch.fusion == "late":
         raise ConfigError("arch.num_experts > 0 with arch.fusion=late is not supported; use arch.fusion=early")
-    if trainer.rows_per_step % trainer.devices:
+    if size.depth % arch.moe_every:
+        raise ConfigError(f"arch.moe_every={arch.moe_every} does not divide size.depth={size.depth}")
+    image = arch.image_experts
+    if arch.routing == "aware" and not 1 <= image < arch.num_experts:
+        raise ConfigError(f"arch.image_experts={image} must lie in 1..{arch.num_experts - 1}: routing=aware gives the "
+                          "other experts to text")  # fmt: skip
+    if arch.routing == "agnostic" and image:
+        raise ConfigError(f"arch.image_experts={image} needs arch.routing=aware; agnostic routing shares all experts")
+    least = min(image, arch.num_experts - image) if arch.routing == "aware" else arch.num_experts
+    if not 1 <= arch.top_k <= least:
+        raise ConfigError(f"arch.top_k={arch.top_k} must lie in 1..{least}, the experts a position can choose from")
+
+
+def _validate_start(config: RunConfig) -> None:
+    start = config.start
+    if (start.kind == "scratch") == bool(start.path):
+        raise ConfigError(f"start.kind={start.kind!r} with start.path={start.path!r}: hf and run need a directory, "
+                          "scratch has none")  # fmt: skip
+    if start.embeddings == "fresh" and start.kind == "scratch":
+        raise ConfigError("start.embeddings=fresh: from scratch all weights are fresh; leave it at load")
+    if config.stage.name == "sft" and start.kind == "scratch":
+        raise ConfigError("stage=sft tunes a pretrained model: add start=run start.path=RUN_DIRECTORY (or start=hf)")
+
+
+def _validate_ranks(config: RunConfig) -> None:
+    trainer = config.trainer
+    if trainer.rows_per_step % trainer.world_size:
         raise ConfigError(
-            f"trainer.rows_per_step={trainer.rows_per_step} is not a multiple of devices={trainer.devices}"
+            f"trainer.rows_per_step={trainer.rows_per_step} is not a multiple of the {trainer.world_size} ranks "
+            f"(devices={trainer.devices} x num_nodes={trainer.num_nodes})"
         )
-    if trainer.micro_batches > trainer.rows_per_step // trainer.devices:
+    if trainer.micro_batches > trainer.rows_per_step // trainer.world_size:
         raise ConfigError(
-            f"trainer.micro_batches={trainer.micro_batches} exceeds the {trainer.rows_per_step // trainer.devices} "
+            f"trainer.micro_batches={trainer.micro_batches} exceeds the {trainer.rows_per_step // trainer.world_size} "
             "rows of a rank's step; rows are never split"
         )
 

@@ -23,7 +23,8 @@ from nmm.resolve import finalize
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("caption", "interleaved", "text")
 ARCHS = ("early", "late", "moe")
-SIZES = tuple(sorted(path.stem for path in (ROOT / "conf" / "size").glob("*.yaml")))
+SIZES = tuple(sorted(path.stem for path in (ROOT / "conf" / "size").glob("d*.yaml")))  # the CPU ladder
+PAPER_SIZES = tuple(sorted(p.stem for p in (ROOT / "conf" / "size").glob("*.yaml") if not p.stem.startswith("d")))
 
 
 def conf(group: str, option: str) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def tiny_config_on(shards: Path, arch: str = "early", size: str = "d16", /, **gr
     """
     values: dict[str, Any] = {
         "arch": conf("arch", arch),
+        "block": conf("block", "small"),
         "size": conf("size", size),
         "data": {**conf("data", "world"), "path": str(shards), "eval_rows": 6},
         "optim": conf("optim", "adamw"),

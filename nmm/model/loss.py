@@ -1,6 +1,6 @@
 """Token-sum losses. The caller divides by the global batch's count, so no split of the batch changes anything.
 
-Shape legend: G text targets, V vocabulary, B rows.
+Shape legend: G text targets, V vocabulary, B rows, L layers with experts, E experts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nmm.batch import Batch
+from nmm.config import RunConfig
 from nmm.model.fusion import Output
 
 
@@ -23,3 +24,34 @@ def balance_loss(output: Output) -> Tensor:
     if not output.routings:
         return torch.zeros((), device=output.logits.device)
     return torch.stack([r.balance for r in output.routings]).mean(dim=0).sum()
+
+
+def loss_sums(output: Output, batch: Batch, config: RunConfig) -> dict[str, Tensor]:
+    """Sums over a micro-batch: ``ce`` and ``z`` over its targets, ``balance`` and ``router_z`` over its rows.
+
+    Those of the router are means over the layers with experts; ``load`` (L, E) counts positions and has no gradient.
+    """
+    sums = {"ce": target_losses(output, batch).sum()}
+    if config.optim.z_loss_coef:
+        sums["z"] = output.logits.float().logsumexp(dim=-1).square().sum()  # arXiv 2204.02311, section 5
+    if output.routings:
+        sums["balance"] = balance_loss(output)
+        sums["router_z"] = torch.stack([r.router_z for r in output.routings]).mean(dim=0).sum()
+        sums["load"] = torch.stack([r.load for r in output.routings])
+    return sums
+
+
+def objective(sums: dict[str, Tensor], targets: Tensor, config: RunConfig) -> Tensor:
+    """What is minimised: its sum over all micro-batches and ranks of a step is the step's loss.
+
+    ``targets`` is the step's count over all micro-batches and ranks.
+    """
+    arch, rows = config.arch, config.trainer.rows_per_step
+    loss = sums["ce"] / targets
+    if "z" in sums:
+        loss = loss + config.optim.z_loss_coef * sums["z"] / targets
+    if "balance" in sums and arch.balancing == "loss":
+        loss = loss + arch.balance_coef * sums["balance"] / rows
+    if "router_z" in sums and arch.router_z_coef:
+        loss = loss + arch.router_z_coef * sums["router_z"] / rows
+    return loss

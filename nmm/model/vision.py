@@ -17,6 +17,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         size, data = config.size, config.data
+        self.width = size.vision_width
         self.grid = data.image_size // data.patch_size
         self.patch, self.channels = data.patch_size, data.channels
         self.vit = VisionTransformer(

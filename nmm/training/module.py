@@ -10,7 +10,7 @@ from torch import Tensor
 from nmm.batch import Batch
 from nmm.config import RunConfig
 from nmm.model.fusion import NativeMultimodalModel
-from nmm.model.loss import balance_loss, target_losses
+from nmm.model.loss import loss_sums, objective
 from nmm.training.numerics import Numerics
 from nmm.training.optim import build_optimizer, set_lr
 from nmm.training.schedule import lr_factor
@@ -30,11 +30,11 @@ class TrainingModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums over a micro-batch: cross-entropy of its text targets, balance loss of its rows."""
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The sums of ``nmm.model.loss`` over a micro-batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bf16"):
             output = self.model(batch)
-        return target_losses(output, batch).sum(), balance_loss(output)
+        return loss_sums(output, batch, self.config)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One update from one batch: the rows of this rank for one optimizer step."""
@@ -44,10 +44,9 @@ class TrainingModule(lightning.LightningModule):
         count = self._over_ranks(batch.weights.sum())
         total = torch.zeros((), device=self.device)
         for part in batch.split(config.trainer.micro_batches):
-            ce, balance = forward(part)
-            loss = ce / count + config.arch.balance_coef * balance / config.trainer.rows_per_step
-            self.manual_backward(loss * world)  # DDP averages over ranks; the sum is wanted
-            total += ce.detach()
+            sums = forward(part)
+            self.manual_backward(objective(sums, count, config) * world)  # DDP averages over ranks; the sum is wanted
+            total += sums["ce"].detach()
         self._update()
         self.last = {"loss": (self._over_ranks(total) / count).item(), "targets": count.item()}
 

@@ -1,0 +1,204 @@
+"""The groups of a run's config, one frozen dataclass each; every file of ``conf/GROUP/`` has exactly these fields.
+
+``nmm.config`` puts them together and exports them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Which family: how images enter, and whether the FFN is a mixture of experts.
+
+    ``num_experts`` 0 is dense. ``granularity`` g cuts every expert into g experts of hidden / g, of which a token uses
+    top_k * g (arXiv 2401.06066). ``pairing``: what late fusion holds equal to early of the same size.
+    """
+
+    name: str = "early"
+    fusion: str = "early"  # early | late
+    image_attention: str = "bidirectional"  # bidirectional | causal
+    document_mask: bool = True
+    # -- late fusion --
+    pairing: str = "flops"  # flops | params | none: how the late decoder's FFN is chosen
+    connector: str = "linear"  # linear | mlp
+    vision_model: str = ""  # a timm name; empty: a ViT of size.vision_width, vision_depth and vision_heads
+    vision_weights: str = ""  # a local file of pretrained weights for vision_model; empty: from scratch
+    vision_digest: str = ""  # read from the file
+    vision_frozen: bool = False
+    # -- mixture of experts --
+    num_experts: int = 0
+    top_k: int = 1
+    granularity: int = 1
+    shared_experts: int = 0  # experts of hidden / granularity that every token passes through
+    moe_every: int = 1  # every n-th block has experts, the last one of each n
+    routing: str = "agnostic"  # agnostic | aware: image and text positions have experts of their own
+    image_experts: int = 0  # aware: how many of num_experts belong to image positions
+    balancing: str = "loss"  # loss | bias (arXiv 2408.15664) | none
+    balance_coef: float = 0.01
+    bias_rate: float = 0.001  # step of an expert's bias after every update
+    router_z_coef: float = 0.0  # arXiv 2202.08906, eq. 5
+
+
+@dataclass(frozen=True)
+class Block:
+    """How a block of the trunk is built, whatever the family."""
+
+    name: str = "small"
+    norm: str = "rms"  # rms | layer
+    norm_eps: float = 1e-5
+    qk_norm: str = "head"  # head | width | none
+    ffn: str = "relu2"  # relu2 | swiglu
+    hidden_multiple: int = 1  # the hidden width is rounded up to a multiple of it
+    rope: str = "1d"  # 1d | 2d: patches have a row and a column
+    rope_theta: float = 10_000.0
+    tied_head: bool = False
+    patch_position: bool = True  # a learned vector for every place in an image
+    vision: str = "vit"  # vit (LayerNorm, GELU, biases) | swiglu (RMSNorm, QK-norm, no biases)
+    init: str = "plain"  # plain | depth: outputs of attention and FFN start smaller by sqrt(2 depth)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and depth of the decoder, and of the vision encoder that late fusion puts before it.
+
+    ``paired`` false: a late model of this size is taken as it is given, whatever ``arch.pairing`` says.
+    """
+
+    name: str = "d32"
+    width: int = 32
+    depth: int = 2
+    num_heads: int = 2
+    num_kv_heads: int = 0  # 0: as many as num_heads
+    head_dim: int = 0  # 0: width / num_heads
+    mlp_ratio: float = 4.0
+    hidden: int = 0  # hidden width of the FFN; 0: from mlp_ratio and block.hidden_multiple
+    vision_width: int = 16
+    vision_depth: int = 1
+    vision_heads: int = 1
+    paired: bool = True
+    lr: float | None = None  # peak learning rate of this size; null: optim decides
+
+
+@dataclass(frozen=True)
+class Data:
+    """Shards, mixture weights by tokens, and how documents become rows. Pixels enter as (x / 255 - mean) / std."""
+
+    path: str = ""
+    fingerprint: str = ""
+    vocab_size: int = 0
+    image_size: int = 32
+    patch_size: int = 8
+    channels: int = 3
+    pixel_mean: tuple[float, ...] = (0.2, 0.2, 0.2)
+    pixel_std: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
+    context_length: int = 128
+    mixture: dict[str, float] = field(default_factory=lambda: {"caption": 0.45, "interleaved": 0.45, "text": 0.10})
+    eval_rows: int = 256
+    world: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights come from. ``digest`` is read from the files, so a run id knows what it began with."""
+
+    kind: str = "scratch"  # scratch | hf: a Llama-style directory of safetensors | run: a run or export of ours
+    path: str = ""
+    digest: str = ""
+    embeddings: str = "load"  # load | fresh: draw embedding and head anew, e.g. for another vocabulary
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Pretraining on everything, or instruction tuning: the loss is on answers and captions of question documents."""
+
+    name: str = "pretrain"  # pretrain | sft
+    eval_questions: int = 64  # sft: held-out questions of each kind that are answered by generation
+    eval_captions: int = 128  # sft: held-out captions that are generated and scored by CIDEr
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Fully decoupled AdamW. The learning rate is ``lr``, else ``size.lr``, else ``lr_width / size.width``."""
+
+    lr: float | None = None
+    lr_width: float = 0.25
+    vision_lr_scale: float = 0.25  # the vision encoder
+    patch_lr_scale: float = 0.25  # what brings patches into the trunk: projection or connector, and patch positions
+    mup: bool = False  # arXiv 2203.03466: rates and scales such that the best lr is the same for every width
+    mup_width: int = 32  # the width at which muP changes nothing
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    z_loss_coef: float = 0.0
+    on_nonfinite: str = "stop"  # stop | skip: what a loss or gradient that is not finite does
+    spike_factor: float = 0.0  # a loss above this multiple of its running mean is a spike; 0: never
+    on_spike: str = "skip"  # skip | stop
+    max_skips: int = 100  # more skipped updates than this end the run as diverged
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Warmup, constant, cooldown: a pure function of (step, total, branch point)."""
+
+    warmup_steps: int = 160
+    warmup_rule: str = "fixed"  # fixed | paper: warmup_steps by the length of the run (arXiv 2504.07951, appendix A)
+    cooldown_fraction: float = 0.25
+    cooldown_shape: str = "linear"  # linear | one_minus_sqrt | inverse_sqrt
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long: exactly one of the three is given by the user; ``resolve`` leaves only ``steps``."""
+
+    tokens: int | None = None
+    flops: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a step is executed. Fields below the line do not enter the run id."""
+
+    rows_per_step: int = 4
+    micro_batches: int = 1
+    precision: str = "auto"  # auto | fp32 | bf16
+    compile: str = "auto"  # auto | on | off
+    accelerator: str = "cpu"  # cpu | gpu
+    threads: int = 1
+    # -- no effect on the result beyond rounding --
+    devices: int = 1  # of one node
+    num_nodes: int = 1
+    strategy: str = "ddp"  # ddp | fsdp2: what several devices do
+    activation_checkpointing: bool = False
+    num_workers: int = 0
+    checkpoint_every_seconds: float = 60.0
+    checkpoint_every_steps: int = 0
+    log_every_steps: int = 50
+    eval_every_steps: int = 0
+    progress: bool = True
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that share one step."""
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A branch starts from the trunk's checkpoint at ``step``."""
+
+    run_id: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Logger:
+    """A mirror of metrics.jsonl, never the record."""
+
+    name: str = "none"  # none | wandb_offline
+    project: str = "nmm"
