@@ -13,7 +13,9 @@ HELP = """usage: nmm COMMAND [ARGUMENTS]        (nmm COMMAND --help explains one
 
   shards     render a data source into WebDataset tars      nmm shards data=world out=outputs/shards/world
   train      one run, or several with -m                    nmm train arch=early size=d32 budget.tokens=1000000
-  describe   parameters and FLOPs of a config, untrained    nmm describe arch=late size=d64
+  describe   parameters, FLOPs, memory, hours; no training  nmm describe arch=early size=932m
+  export     weights of a run as safetensors + config       nmm export RUN --out outputs/early_d32
+  generate   what a run says to pictures and words          nmm generate RUN --source caption --count 4
   sweep      plan, launch, status, table of many runs       nmm sweep plan sweep=demo out=outputs/demo/runs
   fit        laws with intervals from finished runs         nmm fit outputs/demo/runs --out outputs/demo/fits.json
   predict    loss of runs nobody trained, and was it tested nmm predict fits.json --n 7e9 --d 2e12
@@ -49,9 +51,17 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
             return shards_main(rest)
         case "describe":
-            from nmm.commands import describe_main
+            from nmm.describe import describe_main
 
             return describe_main(rest)
+        case "export":
+            from nmm.export import export_main
+
+            return export_main(rest)
+        case "generate":
+            from nmm.generate_command import generate_main
+
+            return generate_main(rest)
         case "sweep":
             from sweeps.commands import main as sweep_main
 

@@ -1,15 +1,10 @@
-"""`nmm shards` and `nmm describe`."""
+"""`nmm shards`."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from nmm.compose import compose_dict
-from nmm.config import ConfigError, from_dict, validate
-from nmm.flops import count_params, ffn_hidden, forward_flops, resolve_budget, training_flops
 
 SHARDS_HELP = """usage: nmm shards data=world out=DIR [KEY=VALUE ...]
 
@@ -23,13 +18,6 @@ Render a data source into WebDataset tars with a manifest. Run it again to go on
   +data.world.seed=1     any field of nmm/data/world_config.py
 
 example: nmm shards data=world out=outputs/shards/world train_tokens=500000
-"""
-
-DESCRIBE_HELP = """usage: nmm describe [arch=...] [size=...] [budget.tokens=...] [--json]
-
-Parameters by group and FLOPs by component of a config, from formulas: nothing is allocated or trained.
-
-example: nmm describe arch=late size=d64 budget.tokens=2000000
 """
 
 
@@ -55,70 +43,3 @@ def shards_main(argv: list[str]) -> int:
         picture_sheet(world, sheet)
         print(f"samples to look at: {sheet}")
     return 0
-
-
-def describe_main(argv: list[str]) -> int:
-    """Print what a config is worth in parameters and FLOPs."""
-    if any(a in ("-h", "--help") for a in argv):
-        print(DESCRIBE_HELP, end="")
-        return 0
-    overrides = [a for a in argv if a != "--json"]
-    facts = describe(compose_dict("config", overrides))
-    if "--json" in argv:
-        print(json.dumps(facts, indent=1))
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for title, rows in facts.items():
-        table = Table(title=title, show_header=False, title_justify="left")
-        for key, value in rows.items():
-            table.add_row(
-                key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-            )
-        console.print(table)
-    return 0
-
-
-def describe(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Facts of a composed config; without shards the vocabulary counts as the world's default."""
-    if not any((values.get("budget") or {}).values()):
-        values["budget"] = {"tokens": 1_000_000}
-    config = from_dict(values)
-    if not config.data.vocab_size:
-        config = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, vocab_size=_vocab_size(config.data.path))
-        )
-    config = resolve_budget(validate(config))
-    params = count_params(config)
-    names = ("total", "non_embedding", "active", "active_non_embedding", "decoder_non_embedding")
-    tokens = config.total_steps * config.tokens_per_step
-    return {
-        "run": {
-            "arch": config.arch.name,
-            "size": config.size.name,
-            "ffn_hidden": ffn_hidden(config),
-            "tokens_per_image": config.tokens_per_image,
-            "tokens_per_step": config.tokens_per_step,
-            "steps": config.total_steps,
-            "learning_rate": config.learning_rate,
-        },
-        "parameters": {**dataclasses.asdict(params), **{name: getattr(params, name) for name in names}},
-        "forward FLOPs per position": {
-            **dataclasses.asdict(forward_flops(config)),
-            "total": forward_flops(config).total,
-        },
-        f"training FLOPs of {tokens:,} positions": training_flops(config, tokens),
-    }
-
-
-def _vocab_size(path: str) -> int:
-    manifest = Path(path) / "manifest.json"
-    if manifest.exists():
-        return int(json.loads(manifest.read_text())["vocab_size"])
-    from nmm.data.world import World, WorldConfig
-
-    if not path:
-        raise ConfigError("data.path is empty; name a shard folder or set data.vocab_size")
-    return len(World(WorldConfig()).vocabulary())

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -32,6 +33,13 @@ from nmm.validation import ConfigError as ConfigError
 from nmm.validation import validate as validate
 
 CODE_NUMERICS = 1  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
+
+
+def hidden_width(width: int, mlp_ratio: float, multiple: int) -> int:
+    """``mlp_ratio`` times ``width``, rounded, or in steps of ``multiple`` rounded up, as Llama-style decoders do it."""
+    if multiple == 1:
+        return round(mlp_ratio * width)
+    return multiple * math.ceil(math.floor(mlp_ratio * width) / multiple)
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,9 @@ class RunConfig:
         if self.optim.lr is not None:
             return self.optim.lr
         if self.size.lr is not None:
-            return self.size.lr
-        return self.optim.lr_width / (self.optim.mup_width if self.optim.mup else self.size.width)
+            return self.stage.lr_scale * self.size.lr
+        width = self.optim.mup_width if self.optim.mup else self.size.width
+        return self.stage.lr_scale * self.optim.lr_width / width
 
     @property
     def head_dim(self) -> int:
@@ -84,6 +93,19 @@ class RunConfig:
     def num_kv_heads(self) -> int:
         """Heads of keys and values; each serves num_heads / num_kv_heads query heads (arXiv 2305.13245)."""
         return self.size.num_kv_heads or self.size.num_heads
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of one dense FFN; ``nmm.flops.ffn_hidden`` shrinks it where late is paired with early."""
+        size = self.size
+        return size.hidden or hidden_width(size.width, size.mlp_ratio, self.block.hidden_multiple)
+
+    @property
+    def vision_hidden(self) -> int:
+        """Hidden width of the encoder's FFN: four times its width in a ViT, by the trunk's rule in a SwiGLU encoder."""
+        if self.block.vision == "vit":
+            return 4 * self.size.vision_width
+        return hidden_width(self.size.vision_width, self.size.mlp_ratio, self.block.hidden_multiple)
 
     @property
     def total_steps(self) -> int:
@@ -165,7 +187,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 _NOT_IDENTITY = {
     "": ("sweep", "out", "logger"),
-    "arch": ("vision_weights",),
+    "arch": ("vision_weights", "vision_facts"),
     "data": ("path", "world"),
     "start": ("path",),
     "trainer": (
@@ -197,6 +219,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     values["optim"]["lr"] = config.learning_rate
     values["optim"].pop("lr_width")
     values["size"].pop("lr")
+    values["stage"].pop("lr_scale")
     values["code_numerics"] = CODE_NUMERICS
     return values
 

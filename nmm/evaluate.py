@@ -1,4 +1,6 @@
-"""Held-out losses by source, with the known entropy of the very same tokens and the excess by class of token."""
+"""Held-out losses by source, with the known entropy of the very same tokens, the excess by class of token, and what the
+experts of every layer took.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,15 @@ from typing import Any
 import torch
 
 from nmm.batch import Batch
+from nmm.flops import has_experts
 from nmm.model.fusion import NativeMultimodalModel
 from nmm.model.loss import target_losses
+from nmm.model.specialisation import Counts, added, counts_of, describe
 
 CLASS_NAMES = {"c": "colour", "s": "shape", "z": "size", "l": "location", "n": "name", "f": "fact", "a": "answer"}
 CLASS_NAMES["g"] = "grammar"
+ROUTING_SCALARS = ("load_max", "load_min", "load_entropy", "load_evenness", "router_entropy", "dropped", "unused",
+                   "specialisation", "imbalance_text", "imbalance_image")  # fmt: skip
 PLATEAU_GATE = 1.0  # nats of colour excess; a model that ignores its images sits near 1.5
 
 
@@ -24,7 +30,9 @@ def evaluate(
     """Mean text-token loss (nats) per source, over ``avg`` (plain mean of the sources) and over ``mixture``.
 
     Returns {"loss": {...}, "entropy": {...}, "class_excess": {...}}; an entropy is None where any log-probability is
-    unknown. Runs uncompiled: evaluation shapes differ from training's and a compiled one would not pay.
+    unknown. With experts also {"routing": {source: [layer, ...]}}, where a layer is {"layer": its block, ...} with the
+    numbers of ``nmm.model.specialisation.describe``, and the source "all" is all of them pooled. Runs uncompiled:
+    evaluation shapes differ from training's and a compiled one would not pay.
     """
     was_training = model.training
     model.eval()
@@ -34,16 +42,20 @@ def evaluate(
     loss = {source: s["nll"] / s["targets"] for source, s in sums.items()}
     entropy = {source: -s["logprob"] / s["targets"] for source, s in sums.items()}
     weight = {source: mixture.get(source, 0.0) * s["targets"] / s["positions"] for source, s in sums.items()}
-    return {
+    result = {
         "loss": _with_means(loss, weight),
         "entropy": {k: (None if math.isnan(v) else v) for k, v in _with_means(entropy, weight).items()},
         "class_excess": _class_excess(sums),
     }
+    if model.config.arch.num_experts:
+        result["routing"] = _routing(model, {source: s["routing"] for source, s in sums.items()})
+    return result
 
 
 def _sums(model: NativeMultimodalModel, batches: Sequence[Batch]) -> dict[str, Any]:
     """Token sums over one source; by class: (excess, count)."""
     total: dict[str, Any] = {"nll": 0.0, "logprob": 0.0, "targets": 0, "positions": 0, "classes": {}}
+    layers = []
     for batch in batches:
         output = model(batch)
         nll = target_losses(output, batch).double()
@@ -53,10 +65,12 @@ def _sums(model: NativeMultimodalModel, batches: Sequence[Batch]) -> dict[str, A
         total["logprob"] += logprob.sum().item()
         total["targets"] += nll.numel()
         total["positions"] += int((batch.document >= 0).sum())
+        layers.append([counts_of(routing) for routing in output.routings])
         for letter, name in CLASS_NAMES.items():
             chosen = classes == ord(letter)
             excess, count = total["classes"].get(name, (0.0, 0))
             total["classes"][name] = (excess + (nll + logprob)[chosen].sum().item(), count + int(chosen.sum()))
+    total["routing"] = added(layers)
     return total
 
 
@@ -74,3 +88,20 @@ def _class_excess(sums: Mapping[str, Mapping[str, Any]]) -> dict[str, float | No
         value = sum(s["classes"][name][0] for s in sums.values()) / count if count else math.nan
         result[name] = None if math.isnan(value) else value
     return result
+
+
+def _routing(model: NativeMultimodalModel, counts: Mapping[str, list[Counts]]) -> dict[str, list[dict[str, Any]]]:
+    """Every layer with experts, by source and over all of them."""
+    blocks = [layer for layer in range(model.config.size.depth) if has_experts(model.config, layer)]
+    pooled = {**counts, "all": added(list(counts.values()))}
+    return {
+        source: [{"layer": block, **describe(layer)} for block, layer in zip(blocks, layers, strict=True)]
+        for source, layers in pooled.items()
+    }
+
+
+def routing_row(routing: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of ``evaluate``'s routing, one number a column: {"routing_layer0_specialisation": 0.3, ...}, over all sources."""
+    return {
+        f"routing_layer{layer['layer']}_{name}": layer[name] for layer in routing["all"] for name in ROUTING_SCALARS
+    }

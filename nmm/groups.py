@@ -27,6 +27,7 @@ class Arch:
     vision_model: str = ""  # a timm name; empty: a ViT of size.vision_width, vision_depth and vision_heads
     vision_weights: str = ""  # a local file of pretrained weights for vision_model; empty: from scratch
     vision_digest: str = ""  # read from the file
+    vision_facts: dict[str, float] = field(default_factory=dict)  # sizes and FLOPs of vision_model, counted by finalize
     vision_frozen: bool = False
     # -- mixture of experts --
     num_experts: int = 0
@@ -84,7 +85,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Data:
-    """Shards, mixture weights by tokens, and how documents become rows. Pixels enter as (x / 255 - mean) / std."""
+    """Shards, mixture weights by tokens, and how documents become rows. Pixels enter as (x / 255 - mean) / std.
+
+    The two shares are expectations; a record counts with the true ones.
+    """
 
     path: str = ""
     fingerprint: str = ""
@@ -96,6 +100,8 @@ class Data:
     pixel_std: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
     context_length: int = 128
     mixture: dict[str, float] = field(default_factory=lambda: {"caption": 0.45, "interleaved": 0.45, "text": 0.10})
+    image_share: float = 0.40  # of the positions are patches: what pairing and budgets in FLOPs expect of the mixture
+    target_share: float = 0.58  # of the positions are scored, their next token being text
     eval_rows: int = 256
     world: dict[str, Any] = field(default_factory=dict)
 
@@ -115,6 +121,7 @@ class Stage:
     """Pretraining on everything, or instruction tuning: the loss is on answers and captions of question documents."""
 
     name: str = "pretrain"  # pretrain | sft
+    lr_scale: float = 1.0  # times the peak learning rate of pretraining; optim.lr is taken as it is given
     eval_questions: int = 64  # sft: held-out questions of each kind that are answered by generation
     eval_captions: int = 128  # sft: held-out captions that are generated and scored by CIDEr
 
@@ -129,6 +136,7 @@ class Optim:
     patch_lr_scale: float = 0.25  # what brings patches into the trunk: projection or connector, and patch positions
     mup: bool = False  # arXiv 2203.03466: rates and scales such that the best lr is the same for every width
     mup_width: int = 32  # the width at which muP changes nothing
+    mup_head_dim: int = 0  # head_dim at mup_width where heads grow with the width; 0: all widths have heads of one size
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-8
@@ -146,7 +154,7 @@ class Schedule:
     """Warmup, constant, cooldown: a pure function of (step, total, branch point)."""
 
     warmup_steps: int = 160
-    warmup_rule: str = "fixed"  # fixed | paper: warmup_steps by the length of the run (arXiv 2504.07951, appendix A)
+    warmup_rule: str = "fixed"  # fixed | paper: by the length of the run (nmm.resolve), at most warmup_steps
     cooldown_fraction: float = 0.25
     cooldown_shape: str = "linear"  # linear | one_minus_sqrt | inverse_sqrt
 

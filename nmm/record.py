@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2  # 2: stage, result.routing of models with experts, result.sft; the table reads 1 as well
 KEEP_CHECKPOINTS = 2
 
 
@@ -289,8 +289,9 @@ def iter_records(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def load_table(directory: Path | str) -> list[dict[str, Any]]:
-    """One flat row per finished run that is a point of the law (trunks are lineage, not points)."""
-    return [flatten(r) for r in iter_records(Path(directory)) if r["role"] != "trunk" and r["status"] == "done"]
+    """One flat row per finished run that is a point of the law: no trunks, which are lineage, and no tuned runs."""
+    done = (r for r in iter_records(Path(directory)) if r["status"] == "done")
+    return [flatten(r) for r in done if r["role"] != "trunk" and r.get("stage", "pretrain") == "pretrain"]
 
 
 def flatten(record: dict[str, Any]) -> dict[str, Any]:

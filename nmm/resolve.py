@@ -1,4 +1,4 @@
-"""What only the shards know: fingerprint and vocabulary go into the config, the budget becomes steps. No torch."""
+"""What only the shards know goes into the config: fingerprint, vocabulary; budget and warmup become steps. No torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from nmm.config import ConfigError, RunConfig, validate
 from nmm.flops import resolve_budget
+from nmm.origin import adopt, cached_sha256
 from nmm.record import read_json
 
 
@@ -30,10 +31,11 @@ def read_shards(path: str | Path) -> dict[str, Any]:
 
 
 def finalize(config: RunConfig) -> RunConfig:
-    """Make paths absolute, copy fingerprint and vocabulary from the shards, validate, and resolve the budget to steps.
+    """Make paths absolute, copy what the shards know, validate, and resolve budget and warmup rule to steps.
 
     Idempotent. Raises ``ConfigError`` when the shards are missing, changed, or do not fit the config.
     """
+    config = _with_vision_digest(adopt(config))
     shards = read_shards(config.data.path)
     _check_shards(config, shards)
     data = dataclasses.replace(
@@ -43,7 +45,72 @@ def finalize(config: RunConfig) -> RunConfig:
         vocab_size=int(shards["vocab_size"]),
     )
     config = dataclasses.replace(config, data=data, out=os.path.abspath(config.out))
-    return validate(resolve_budget(validate(config)))  # lineage can be checked only against whole steps
+    config = resolve_budget(count_encoder(validate(config)))
+    return validate(resolve_warmup(config))  # lineage can be checked only against whole steps
+
+
+def count_encoder(config: RunConfig) -> RunConfig:
+    """Parameters and FLOPs of ``arch.vision_model`` into ``arch.vision_facts``: a timm model has no formula, so it is
+    built on the meta device, which takes torch. Without one nothing is imported or changed.
+    """
+    if not config.arch.vision_model or config.arch.vision_facts:
+        return config
+    from nmm.model.encoder_facts import encoder_facts
+
+    return dataclasses.replace(config, arch=dataclasses.replace(config.arch, vision_facts=encoder_facts(config)))
+
+
+def _with_vision_digest(config: RunConfig) -> RunConfig:
+    """The path of pretrained encoder weights made absolute, and the digest of the file, so that the run id knows it."""
+    arch = config.arch
+    if not arch.vision_weights:
+        if arch.vision_digest:
+            raise ConfigError(f"arch.vision_digest={arch.vision_digest} is read from arch.vision_weights; leave it out")
+        return config
+    path = Path(os.path.abspath(arch.vision_weights))
+    if not path.is_file():
+        raise ConfigError(f"arch.vision_weights={arch.vision_weights} is not a file on this machine")
+    digest = cached_sha256(path)
+    if arch.vision_digest not in ("", digest):
+        raise ConfigError(
+            f"arch.vision_weights={arch.vision_weights} now holds {digest[:12]}, but this config was made for "
+            f"{arch.vision_digest[:12]}; give the old file or plan again"
+        )
+    return dataclasses.replace(config, arch=dataclasses.replace(arch, vision_weights=str(path), vision_digest=digest))
+
+
+def resolve_warmup(config: RunConfig) -> RunConfig:
+    """Replace the warmup rule by its number of steps, so that it is never applied a second time to another length.
+
+    Raises ``ConfigError`` for a trunk or branch whose rule is open: they must share one warmup, which `sweeps.grid`
+    takes from the longest branch.
+    """
+    if config.schedule.warmup_rule == "fixed":
+        return config
+    if config.role != "run":
+        raise ConfigError(
+            f"schedule.warmup_rule={config.schedule.warmup_rule} with role={config.role}: a trunk and its branches need"
+            " one warmup; set schedule.warmup_rule=fixed and schedule.warmup_steps"
+        )
+    schedule = dataclasses.replace(config.schedule, warmup_rule="fixed", warmup_steps=paper_warmup(config))
+    return dataclasses.replace(config, schedule=schedule)
+
+
+def paper_warmup(config: RunConfig) -> int:
+    """Updates of warmup by the total length of the run (arXiv 2504.07951, appendix A).
+
+    1,000 for runs of 1,000 to 4,000 steps, 2,500 for 5,000 to 15,000, 5,000 for longer ones; with experts 2,500 for all
+    below 20,000. What is not said there is decided here: from 4,000 to 5,000 steps as below; under 1,000 steps a
+    quarter of the run; the warmup ends where the cooldown begins; and it is never above ``schedule.warmup_steps``.
+    """
+    total, has_experts = config.total_steps, config.arch.num_experts > 0
+    if total < 1_000:
+        steps = total // 4
+    elif has_experts and total < 20_000:
+        steps = 2_500
+    else:
+        steps = 1_000 if total < 5_000 else 2_500 if total <= 15_000 else 5_000
+    return min(steps, config.schedule.warmup_steps, config.branch_step)
 
 
 def _check_shards(config: RunConfig, shards: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""`nmm train`: one run from Hydra's command line, or several with -m. Also the entry that DDP ranks re-run."""
+"""`nmm train`: one run from Hydra's command line, or several with -m, or a frozen one with --from.
+
+Every rank of a run on several devices is a process with this command line.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from nmm.batch import SOURCES
 from nmm.compose import explain
 from nmm.config import ConfigError, RunConfig, from_dict, run_id
+from nmm.frozen import read_frozen
 from nmm.record import RecordError, read_record
 from nmm.resolve import finalize
+from nmm.training.ranks import Place, check_ranks, is_main, place
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch: it warns of what is on purpose here
 
@@ -29,27 +34,37 @@ def main(composed: DictConfig) -> None:
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     try:
         config = finalize(from_dict(values))
-        if config.trainer.devices > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if config.trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise ConfigError(
-                f"-m with trainer.devices={config.trainer.devices}: every rank would start the whole list again; "
-                "use trainer.devices=1, or one `nmm train` for each run"
+                f"-m with trainer.devices={config.trainer.devices} x trainer.num_nodes={config.trainer.num_nodes}: "
+                "every rank would start the whole list again; use 1 x 1, or one `nmm train` for each run"
             )
-        _execute(config)
+        _execute(config, Path(config.out) / run_id(config))
     except (ConfigError, RecordError, ValueError, FileNotFoundError) as error:
         _fail(str(error))
 
 
-def _execute(config: RunConfig) -> None:
-    directory = Path(config.out) / run_id(config)
-    record = read_record(directory)
+def frozen_main(arguments: list[str]) -> None:
+    """`nmm train --from RUN [KEY=VALUE ...]`: go on with a run directory as it is, nothing composed again."""
+    if not arguments or "=" in arguments[0]:
+        _fail("--from needs a run directory, e.g. nmm train --from outputs/runs/RUN_ID trainer.devices=2")
+    try:
+        _execute(read_frozen(Path(arguments[0]), arguments[1:]), Path(arguments[0]).absolute())
+    except (ConfigError, RecordError, ValueError, FileNotFoundError) as error:
+        _fail(str(error))
+
+
+def _execute(config: RunConfig, directory: Path) -> None:
+    check_ranks(config)
+    record = read_record(directory) if place() == Place() else None  # ranks that are there already must agree on it
     if record is None:
         record = _train(config, directory)
-    report(record, directory)
+    if is_main():
+        report(record, directory)
 
 
 def _train(config: RunConfig, directory: Path) -> dict[str, Any]:
     from nmm.training.callbacks import Interrupted  # torch and lightning only once there is something to train
-    from nmm.training.parallel import is_main
     from nmm.training.run import execute
 
     try:
@@ -63,17 +78,20 @@ def _train(config: RunConfig, directory: Path) -> dict[str, Any]:
 
 def report(record: dict[str, Any], directory: Path) -> None:
     """The closing line."""
-    if "result" not in record:
-        return  # a rank above 0
-    loss = record["result"].get("loss", {})
+    result, steps = record["result"], f"{record['steps']} steps"
+    loss, skipped = result.get("loss", {}), sum(result.get("skipped_steps", {}).values())
     numbers = "  ".join(f"{name} {loss[name]:.4f}" for name in (*SOURCES, "avg", "mixture") if name in loss)
-    print(f"{record['status']}: {record['steps']} steps, loss {numbers or 'unknown'} -> {directory / 'record.json'}")
+    what = f"loss {numbers}" if numbers else result.get("error", "loss unknown")
+    left_out = f" ({skipped} updates left out)" if skipped else ""
+    print(f"{record['status']}: {steps}{left_out}, {what} -> {directory / 'record.json'}")
     if record["status"] != "done":
         raise SystemExit(3)
 
 
 def run() -> None:
     """``main``, with what Hydra itself refuses (unknown key, unknown option) as one line and exit code 2 as well."""
+    if sys.argv[1:2] == ["--from"]:
+        return frozen_main(sys.argv[2:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints several lines and ends with exit code 1
     try:
         main()

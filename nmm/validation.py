@@ -49,7 +49,7 @@ _POSITIVE = {
     "block": ("norm_eps", "hidden_multiple", "rope_theta"),
     "size": ("width", "depth", "num_heads", "mlp_ratio", "vision_width", "vision_depth", "vision_heads"),
     "data": ("image_size", "patch_size", "channels", "context_length", "eval_rows"),
-    "stage": ("eval_questions", "eval_captions"),
+    "stage": ("lr_scale", "eval_questions", "eval_captions"),
     "optim": ("lr_width", "vision_lr_scale", "patch_lr_scale", "mup_width", "eps", "grad_clip"),
     "trainer": ("rows_per_step", "micro_batches", "devices", "num_nodes", "threads", "log_every_steps"),
 }
@@ -57,7 +57,7 @@ _POSITIVE = {
 _NOT_NEGATIVE = {
     "arch": ("shared_experts", "balance_coef", "bias_rate", "router_z_coef"),
     "size": ("num_kv_heads", "head_dim", "hidden"),
-    "optim": ("weight_decay", "z_loss_coef", "spike_factor", "max_skips"),
+    "optim": ("mup_head_dim", "weight_decay", "z_loss_coef", "spike_factor", "max_skips"),
     "schedule": ("warmup_steps",),
     "trainer": ("num_workers", "checkpoint_every_seconds", "checkpoint_every_steps", "eval_every_steps"),
 }
@@ -87,7 +87,7 @@ def validate(config: RunConfig) -> RunConfig:
     _validate_start(config)
     _validate_ranks(config)
     _validate_budget(config)
-    _validate_mixture(config.data.mixture)
+    _validate_mixture(config)
     _validate_lineage(config)
     return config
 
@@ -102,8 +102,24 @@ def _validate_optim(config: RunConfig) -> None:
             raise ConfigError(f"optim.{name}={getattr(optim, name)!r} must lie in [0, 1)")
     if 0 < optim.spike_factor <= 1:
         raise ConfigError(f"optim.spike_factor={optim.spike_factor} must be above 1 (e.g. 2), or 0 for no spikes")
-    if optim.mup and config.block.tied_head:
+    if optim.mup:
+        _validate_mup(config)
+
+
+def _validate_mup(config: RunConfig) -> None:
+    optim, size = config.optim, config.size
+    if config.block.tied_head:
         raise ConfigError("optim.mup with block.tied_head: embedding and head need scales of their own; untie the head")
+    if optim.lr is None and size.lr is not None:
+        raise ConfigError(
+            f"optim.mup with size.lr={size.lr}, which was tuned for width {size.width} without muP; give optim.lr, the "
+            f"best rate of optim.mup_width={optim.mup_width}"
+        )
+    if size.width == optim.mup_width and optim.mup_head_dim not in (0, config.head_dim):
+        raise ConfigError(
+            f"optim.mup_head_dim={optim.mup_head_dim}, but at size.width={size.width}=optim.mup_width heads have "
+            f"{config.head_dim}; it is the head_dim of exactly that width"
+        )
 
 
 def _validate_shapes(config: RunConfig) -> None:
@@ -115,8 +131,8 @@ def _validate_shapes(config: RunConfig) -> None:
     pairs = 4 if config.block.rope == "2d" else 2
     if config.head_dim % pairs:
         raise ConfigError(
-            f"size.width={size.width} with size.num_heads={size.num_heads} gives head_dim={config.head_dim}; "
-            f"block.rope={config.block.rope} needs a multiple of {pairs}"
+            f"size.head_dim={size.head_dim}, size.width={size.width} and size.num_heads={size.num_heads} give heads of "
+            f"{config.head_dim}; block.rope={config.block.rope} needs a multiple of {pairs}"
         )
     if size.num_heads % config.num_kv_heads:
         raise ConfigError(f"size.num_heads={size.num_heads} is not a multiple of size.num_kv_heads={size.num_kv_heads}")
@@ -130,7 +146,9 @@ def _validate_shapes(config: RunConfig) -> None:
     for name in ("pixel_mean", "pixel_std"):
         values = getattr(data, name)
         if len(values) != data.channels or (name == "pixel_std" and not all(v > 0 for v in values)):
-            raise ConfigError(f"data.{name}={values} needs one number (std above 0) for each of {data.channels} channels")
+            raise ConfigError(
+                f"data.{name}={values} needs one number (std above 0) for each of {data.channels} channels"
+            )
 
 
 def _validate_vision(config: RunConfig) -> None:
@@ -140,13 +158,18 @@ def _validate_vision(config: RunConfig) -> None:
             f"size.vision_width={size.vision_width} is not a multiple of vision_heads={size.vision_heads}"
         )
     if arch.vision_model and arch.fusion != "late":
-        raise ConfigError(f"arch.vision_model={arch.vision_model!r} needs arch.fusion=late; early fusion has no encoder")
+        raise ConfigError(
+            f"arch.vision_model={arch.vision_model!r} needs arch.fusion=late; early fusion has no encoder"
+        )
     if arch.vision_model and arch.pairing != "none" and size.paired:
         raise ConfigError(f"arch.vision_model={arch.vision_model!r}: pairing knows only the ViT of conf/size; set "
                           "arch.pairing=none")  # fmt: skip
     if arch.vision_weights and not arch.vision_model:
         raise ConfigError(f"arch.vision_weights={arch.vision_weights!r} needs arch.vision_model, the timm name of what "
                           "the file holds")  # fmt: skip
+    if arch.vision_weights and config.start.kind == "run":
+        raise ConfigError(f"arch.vision_weights={arch.vision_weights!r} with start=run: the weights of the run have an "
+                          "encoder already; leave one of the two out")  # fmt: skip
     if arch.vision_frozen and not (arch.vision_weights or config.start.kind == "run"):
         raise ConfigError("arch.vision_frozen=true freezes random weights; give arch.vision_weights or start=run")
 
@@ -156,6 +179,11 @@ def _validate_experts(config: RunConfig) -> None:
     if arch.num_experts < 0 or arch.num_experts == 1:
         raise ConfigError(f"arch.num_experts={arch.num_experts}: use 0 for a dense model or at least 2 experts")
     if not arch.num_experts:
+        if arch.routing == "aware" or arch.shared_experts or arch.image_experts:
+            raise ConfigError(
+                f"arch.routing={arch.routing}, shared_experts={arch.shared_experts}, image_experts="
+                f"{arch.image_experts} need experts: set arch.num_experts, e.g. 8, or arch=moe"
+            )
         return
     if arch.fusion == "late":
         raise ConfigError("arch.num_experts > 0 with arch.fusion=late is not supported; use arch.fusion=early")
@@ -170,6 +198,16 @@ def _validate_experts(config: RunConfig) -> None:
     least = min(image, arch.num_experts - image) if arch.routing == "aware" else arch.num_experts
     if not 1 <= arch.top_k <= least:
         raise ConfigError(f"arch.top_k={arch.top_k} must lie in 1..{least}, the experts a position can choose from")
+    if config.hidden % arch.granularity:
+        raise ConfigError(
+            f"arch.granularity={arch.granularity} does not divide {config.hidden}, the hidden width of an expert; "
+            "choose a divisor, or set size.hidden to a multiple of it"
+        )
+    if size.width % 8 or config.hidden // arch.granularity % 8:
+        raise ConfigError(
+            f"arch.num_experts={arch.num_experts} with size.width={size.width} and experts of hidden width "
+            f"{config.hidden // arch.granularity}: grouped products need multiples of 8 (16 bytes in bf16)"
+        )
 
 
 def _validate_start(config: RunConfig) -> None:
@@ -208,7 +246,12 @@ def _validate_budget(config: RunConfig) -> None:
         raise ConfigError(f"schedule.cooldown_fraction={config.schedule.cooldown_fraction} must lie in [0, 1)")
 
 
-def _validate_mixture(mixture: dict[str, float]) -> None:
+def _validate_mixture(config: RunConfig) -> None:
+    mixture = config.data.mixture
+    for name in ("image_share", "target_share"):
+        value = getattr(config.data, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"data.{name}={value} must lie in [0, 1], a share of the positions")
     if not mixture or any(w < 0 for w in mixture.values()) or not sum(mixture.values()) > 0:
         raise ConfigError(f"data.mixture={mixture} needs non-negative weights with a positive sum")
 

@@ -188,6 +188,7 @@ def chunk_main(argv: Sequence[str]) -> int:
         _whole("--retries", str(a.retries), 0),
         runner=a.runner,
         pin=False,  # the scheduler gave this task its cores; two tasks on one node must not pick the same ones
+        stop_seconds=150.0,  # of the 180 s between array.sbatch's signal and the end: a large model saves in minutes
         log_name=f"{a.role}-chunk-{a.index}",
     )
     return run_chunk(a.dir, a.index, a.size, a.role, options, Console())

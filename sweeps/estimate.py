@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nmm.config import RunConfig
-from nmm.flops import IMAGE_SHARE, count_params, ffn_hidden, training_flops
+from nmm.flops import training_flops
+from nmm.memory import training_memory
 from nmm.record import RecordError, read_record
 from sweeps.manifest import Entry, Estimate
 
@@ -94,17 +95,10 @@ def estimate(config: RunConfig, speeds: Speeds) -> Estimate:
 
 
 def memory_bytes(config: RunConfig) -> int:
-    """Weights, gradients and two moments (16 bytes a parameter), activations of one micro-batch, the process."""
-    size, data = config.size, config.data
-    rows = -(-config.trainer.rows_per_step // (config.trainer.micro_batches * config.trainer.devices))
-    tokens = rows * data.context_length
-    hidden = ffn_hidden(config) * (config.arch.top_k if config.arch.num_experts else 1)
-    per_layer = 12 * size.width + 2 * hidden + 2 * size.num_heads * data.context_length
-    floats = tokens * (size.depth * per_layer + 3 * data.vocab_size)
-    if config.arch.fusion == "late":
-        per_layer = 20 * size.vision_width + 2 * size.vision_heads * config.tokens_per_image
-        floats += round(IMAGE_SHARE * tokens) * size.vision_depth * per_layer
-    return round(16 * count_params(config).total + 4 * floats + PROCESS_BYTES)
+    """Of one rank: the process, and training as ``nmm.memory`` estimates it."""
+    trainer = config.trainer
+    memory = training_memory(config, trainer.world_size, trainer.strategy, trainer.activation_checkpointing)
+    return round(memory.total + PROCESS_BYTES)
 
 
 def stand_alone_flops(entries: Sequence[Entry]) -> float:

@@ -24,13 +24,15 @@ def expand(spec: SweepSpec, out: str | Path, composer: Compose = compose) -> lis
     runs: list[RunConfig] = []
     for arch in spec.archs:
         for size in spec.sizes:
-            base = _base(spec, arch, size, out, composer)
+            tokens = spec.tokens_for(arch, size)
+            base = _base(spec, arch, size, max(tokens), out, composer)
             for seed in spec.seeds:
-                runs += trunk_with_branches(dataclasses.replace(base, seed=seed), spec.tokens_for(arch, size))
+                runs += trunk_with_branches(dataclasses.replace(base, seed=seed), tokens)
     return runs
 
 
-def _base(spec: SweepSpec, arch: str, size: str, out: str | Path, composer: Compose) -> RunConfig:
+def _base(spec: SweepSpec, arch: str, size: str, longest: int, out: str | Path, composer: Compose) -> RunConfig:
+    """What trunk and branches share; a warmup rule goes by the longest branch, so all of them have one warmup."""
     config = composer([f"arch={arch}", f"size={size}", *spec.overrides])
     schedule = config.schedule
     if spec.cooldown_fraction is not None:
@@ -38,7 +40,7 @@ def _base(spec: SweepSpec, arch: str, size: str, out: str | Path, composer: Comp
     quiet = dataclasses.replace(config.trainer, progress=False)  # the launcher shows progress; a worker has no terminal
     return finalize(
         dataclasses.replace(
-            config, sweep=spec.name, out=str(out), schedule=schedule, trainer=quiet, budget=Budget(steps=1)
+            config, sweep=spec.name, out=str(out), schedule=schedule, trainer=quiet, budget=Budget(tokens=longest)
         )
     )
 

@@ -89,7 +89,8 @@ def run_entries(
     stopped_by = 0
     if not schedule.over:
         threads = max(entry.config.trainer.threads for entry in chosen)
-        cores = split_cores(options.workers, threads, usable_cores()) if options.pin else [[]] * (options.workers or 1)
+        of_a_run = max(entry.config.trainer.threads * entry.config.trainer.devices for entry in chosen)
+        cores = split_cores(options.workers, of_a_run, usable_cores()) if options.pin else [[]] * (options.workers or 1)
         stopped_by = _Launch(directory, schedule, options, cores, threads, console).run()
     ran = schedule.counts()["done"] - before
     line = _closing_line(directory, schedule, ran, time.monotonic() - began, stopped_by)

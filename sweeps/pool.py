@@ -126,7 +126,7 @@ def split_cores(workers: int | None, threads: int, available: Sequence[int]) -> 
         raise ConfigError(f"workers={count} must be at least 1")
     if workers is not None and count > max(1, fit):
         raise ConfigError(
-            f"workers={count} of trainer.threads={threads} need {count * threads} cores, but this process may use "
+            f"workers={count} of {threads} threads each need {count * threads} cores, but this process may use "
             f"{len(available)}; give workers={max(1, fit)}, or pin=off to share cores"
         )
     return [list(available[i * threads : (i + 1) * threads]) for i in range(count)]

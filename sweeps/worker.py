@@ -24,6 +24,7 @@ from types import FrameType
 from typing import IO, Any
 
 from nmm.config import RunConfig, from_dict
+from sweeps import ranks
 
 DEFAULT_RUNNER = "nmm.training.run:execute"
 ORPHAN_GRACE_SECONDS = 10.0
@@ -127,7 +128,9 @@ def run_job(runner: Runner, job: dict[str, Any]) -> dict[str, Any]:
     _stop_on_sigterm()  # a runner may have left its own handler
     print(f"--- {run}: begins", file=sys.stderr, flush=True)
     try:
-        record = runner(from_dict(job["config"]), Path(job["directory"]))
+        config = from_dict(job["config"])
+        chosen = ranks.execute if config.trainer.world_size > 1 else runner
+        record = chosen(config, Path(job["directory"]))
     except (SystemExit, KeyboardInterrupt):
         return {"event": "interrupted", "run_id": run}
     except Exception as error:  # one run's crash must not end the worker: report it, go on

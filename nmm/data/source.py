@@ -14,6 +14,7 @@ from nmm.data.decoded import DecodedShard, open_decoded
 from nmm.data.index import Shards
 from nmm.data.mixture import SourceStream, token_budgets
 from nmm.data.packing import PACKING_VERSION, WINDOW_ROWS, RowTable, lay_out, pack
+from nmm.data.sft import tuning
 from nmm.data.window import DOCUMENT, Window, assemble, gather_documents, join
 
 KEPT_WINDOWS = 2
@@ -31,6 +32,7 @@ class RowSource:
         split: "train", "val" or "test".
         once_in_order: Deliver every document once, in sample order, then end (evaluation). Rows of a window are mixed
             all the same.
+        stage: "pretrain", or "sft" for what ``nmm.data.sft`` keeps and learns.
 
     Raises ValueError for unknown sources or splits, a patch size that does not divide the image, a row that cannot hold
     an image and a word, and for shards that are damaged.
@@ -45,8 +47,10 @@ class RowSource:
         seed: int,
         split: str = "train",
         once_in_order: bool = False,
+        stage: str = "pretrain",
     ) -> None:
         self.context_length, self.seed = context_length, seed
+        self.tuning = tuning(shards.tokenizer) if stage == "sft" else None
         self.patches_per_image = (shards.image_size // patch_size) ** 2
         self.patch_values = 3 * patch_size * patch_size
         self.budgets = token_budgets(mixture, WINDOW_ROWS * context_length)
@@ -62,6 +66,8 @@ class RowSource:
             "once_in_order": once_in_order,
             "packing": PACKING_VERSION,
         }
+        if self.tuning is not None:
+            self.stream["stage"] = stage
         self.decoded: list[DecodedShard] = []
         self.documents = np.zeros(0, DOCUMENT)
         self.streams: dict[str, SourceStream] = {}
@@ -73,8 +79,7 @@ class RowSource:
 
     def _add(self, shards: Shards, source: str, split: str, patch_size: int, once_in_order: bool) -> None:
         decoded = open_decoded(shards, source, split, patch_size)
-        samples = [len(shard.samples) for shard in decoded]
-        if sum(samples) == 0:
+        if not any(len(shard.samples) for shard in decoded):
             raise ValueError(f"{source} {split} in {shards.root} holds no samples: render some, or set its weight to 0")
         code, m = SOURCES.index(source), self.patches_per_image
         documents = gather_documents(decoded, code, len(self.decoded), self.context_length, m)
@@ -83,6 +88,14 @@ class RowSource:
                 f"context_length={self.context_length} cannot hold an image of {m} patches and a word: "
                 f"make it at least {m + 1}, or patch_size={patch_size} larger"
             )
+        if self.tuning is not None:
+            documents = self.tuning.select(documents, decoded, len(self.decoded))
+            if not len(documents):
+                raise ValueError(
+                    f"{source} {split} in {shards.root} holds no document with an answer within context_length="
+                    f"{self.context_length}: stage=sft cannot learn from it, set data.mixture.{source}=0"
+                )
+        samples = np.bincount(documents["shard"] - len(self.decoded), minlength=len(decoded)).tolist()
         self.streams[source] = SourceStream(source, documents["length"], samples, self.seed, once_in_order)
         self._first_document[source] = len(self.documents)
         self.documents = np.concatenate([self.documents, documents])
@@ -114,7 +127,7 @@ class RowSource:
     def counts(self, rows: int) -> dict[str, dict[str, int]]:
         """What the first ``rows`` rows hold, by source, from lengths alone.
 
-        Keys: tokens, text_tokens, image_tokens, targets (text tokens that carry loss), samples, unique_samples, epochs
+        Keys: tokens, text_tokens, image_tokens, targets (text tokens that are learned), samples, unique_samples, epochs
         (started), truncated.
         """
         window, first = self.table.locate(rows)
@@ -172,5 +185,7 @@ class RowSource:
             documents = self.documents[self._window_documents(number)]
             layout = lay_out(documents["length"], self.context_length, self.seed, number)
             in_rows = documents[layout.document]
-            self._windows[number] = assemble(in_rows, layout, self.decoded, self.context_length, self.patches_per_image)
+            self._windows[number] = assemble(
+                in_rows, layout, self.decoded, self.context_length, self.patches_per_image, self.tuning
+            )
         return self._windows[number]

@@ -16,6 +16,7 @@ import numpy as np
 from nmm.batch import IMAGE_ID, PAD_ID, Batch
 from nmm.data.decoded import DecodedShard
 from nmm.data.packing import Layout
+from nmm.data.sft import CAPTION, Tuning
 
 DOCUMENT = np.dtype(
     [
@@ -23,7 +24,7 @@ DOCUMENT = np.dtype(
         ("source", "i1"),  # index into SOURCES
         ("length", "i8"),  # positions, never above T
         ("images", "i8"),
-        ("targets", "i8"),  # text tokens that follow another token
+        ("targets", "i8"),  # text tokens that follow another token and are learned
         ("truncated", "?"),
         ("shard", "i8"),  # number of its DecodedShard
         ("start", "i8"),  # first position there
@@ -81,14 +82,24 @@ class Window:
         return Batch(patches=patches, patch_at=patch_at, **{name: values[rows] for name, values in self.rows.items()})
 
 
-def assemble(documents: np.ndarray, layout: Layout, decoded: Sequence[DecodedShard], width: int, m: int) -> Window:
-    """The window of (n,) DOCUMENT records that stand as ``layout`` says (both in the order of the layout)."""
+def assemble(
+    documents: np.ndarray,
+    layout: Layout,
+    decoded: Sequence[DecodedShard],
+    width: int,
+    m: int,
+    tuning: Tuning | None = None,
+) -> Window:
+    """The window of (n,) DOCUMENT records that stand as ``layout`` says (both in the order of the layout).
+
+    All text is learned, or with ``tuning`` what its rule says.
+    """
     rows = _text_fields(documents, layout, decoded, width) | _place_fields(documents, layout, width)
     is_patch = rows["tokens"] == IMAGE_ID
     first_image = np.searchsorted(np.repeat(layout.row, documents["images"]), np.arange(layout.rows + 1))
     nth_patch = np.cumsum(is_patch.reshape(-1)).reshape(is_patch.shape) - 1 - first_image[:-1, None] * m
     rows["image"] = np.where(is_patch, nth_patch // m, -1).astype(np.int32)
-    _add_next(rows)
+    _add_next(rows, tuning)
     first_document = np.searchsorted(layout.row, np.arange(layout.rows + 1))
     rows["row_ids"] = _row_ids(documents["id"], first_document)
     return Window(
@@ -132,15 +143,19 @@ def _place_fields(documents: np.ndarray, layout: Layout, width: int) -> dict[str
     return {"document": document.reshape(shape), "source": source.reshape(shape), "position": position.reshape(shape)}
 
 
-def _add_next(rows: dict[str, np.ndarray]) -> None:
+def _add_next(rows: dict[str, np.ndarray], tuning: Tuning | None) -> None:
     """Add targets and weights, and move logprobs and classes from a token to the position before it."""
     document = rows["document"]
+    learned = np.ones(document.shape, bool)
+    if tuning is not None:
+        flat = [rows["tokens"], rows["classes"], rows["position"] == 0, rows["source"] == CAPTION]
+        learned = tuning.learned(*(field.reshape(-1) for field in flat)).reshape(document.shape)
     follows = np.zeros(document.shape, bool)
     follows[:, :-1] = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)
     nothing = {"tokens": 0, "logprobs": np.nan, "classes": 0}
     moved = {n: np.where(follows, np.roll(rows[n], -1, axis=1), rows[n].dtype.type(v)) for n, v in nothing.items()}
     rows["targets"], rows["logprobs"], rows["classes"] = moved["tokens"], moved["logprobs"], moved["classes"]
-    rows["weights"] = (follows & (rows["targets"] != IMAGE_ID)).astype(np.float32)
+    rows["weights"] = (follows & (rows["targets"] != IMAGE_ID) & np.roll(learned, -1, axis=1)).astype(np.float32)
 
 
 def _row_ids(sample_ids: np.ndarray, first: np.ndarray) -> np.ndarray:

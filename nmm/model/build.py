@@ -6,8 +6,6 @@ from nmm.config import ConfigError, RunConfig
 from nmm.model.fusion import NativeMultimodalModel
 from nmm.model.init import init_weights
 
-VISION_PREFIXES = ("vision.", "connector.", "patch_position")
-
 
 def build(config: RunConfig) -> NativeMultimodalModel:
     """The model of ``config`` with weights from (seed, "init") only."""
@@ -20,6 +18,11 @@ def build(config: RunConfig) -> NativeMultimodalModel:
     return model
 
 
-def is_vision(name: str) -> bool:
-    """True for parameters that get the vision learning rate: patch projection or encoder, connector, positions."""
-    return name.startswith(VISION_PREFIXES)
+def is_encoder(name: str) -> bool:
+    """True for parameters of the vision encoder (``optim.vision_lr_scale``)."""
+    return name.startswith("vision.")
+
+
+def is_patch(name: str) -> bool:
+    """True for what brings patches into the trunk: projection or connector, positions (``optim.patch_lr_scale``)."""
+    return name.startswith(("connector.", "patch_position"))

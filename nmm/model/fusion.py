@@ -87,9 +87,10 @@ class NativeMultimodalModel(nn.Module):
 
     def angles(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rotary cos and sin of a batch, (B, 1, T, K / 2) each."""
-        position = batch.position
+        is_apart = self.config.arch.document_mask
+        position = batch.position if is_apart else row_positions(batch.position, batch.document)
         if self.config.block.rope == "2d":
-            position = grid_positions(batch.position, batch.patch_at)
+            position = grid_positions(position, batch.patch_at)
         return rotary_angles(position, self.config.head_dim, self.config.block.rope_theta)
 
     def features(
@@ -104,11 +105,21 @@ class NativeMultimodalModel(nn.Module):
         return Output(self.head(x_BTD.reshape(-1, x_BTD.shape[-1]).index_select(0, at)), at, routings)
 
 
+def row_positions(position_BT: Tensor, document_BT: Tensor) -> Tensor:
+    """(B, T) positions that run on from one document of a row to the next, for attention across documents.
+
+    They count from the row's first document, wherever it stands and whatever position it begins with.
+    """
+    first_B1 = (document_BT >= 0).int().argmax(dim=1, keepdim=True)
+    at_T = torch.arange(position_BT.shape[1], device=position_BT.device)
+    return position_BT.gather(1, first_B1) + at_T - first_B1
+
+
 def grid_positions(position_BT: Tensor, patch_at_IM: Tensor) -> Tensor:
     """(B, T, 2) row and column coordinates: text has its position twice, a patch (start + row, start + column).
 
-    ``start`` is the position of the image's first patch; images are square. The text after an image goes on with its own
-    position, so no two positions of a document share both coordinates with text.
+    ``start`` is the position of the image's first patch; images are square. The text after an image goes on with its
+    own position, so no two positions of a document share both coordinates.
     """
     grid_BT2 = position_BT[..., None].repeat(1, 1, 2)
     if not len(patch_at_IM):

@@ -3,12 +3,18 @@
 | parameter | standard deviation | why |
 |---|---|---|
 | token embedding | 0.1 | large enough for RMS-normed blocks, small enough that patches are heard |
+| the same, tied to the head | 1 / sqrt(width) | the head reads normed vectors, so the first logits have deviation 1 |
 | early patch projection | 0.3 / sqrt(pixels) | patches enter at the scale of the embeddings' sum with positions |
 | patch position | 0.3 | which patch it is must not have to be discovered |
-| matrices of the trunk, router, experts, connector | 1 / sqrt(fan in) | no residual down-scaling: depth is small |
-| vision encoder | 1 / sqrt(fan in), positions 0.3, biases 0 | as the trunk |
+| matrices of the trunk, router, experts, connector | 1 / sqrt(fan in) | a product keeps the scale of what it reads |
+| of these, ends of attention and FFN, if block.init=depth | 1 / sqrt(2 depth fan in) | the sum of blocks stays 1 |
+| vision encoder built to size | 1 / sqrt(fan in), positions 0.3, biases 0 | as the trunk, block.init included |
+| vision encoder of a timm name | timm's own, from the run's seed (nmm.model.timm_nets) | each net is made for its own |
 | head | 0 | the first loss is exactly log V |
 | gains | 1 | |
+| buffers of the trunk (biases of experts) | 0 | |
+
+muP multiplies some of these (nmm.model.mup).
 """
 
 from __future__ import annotations
@@ -18,14 +24,23 @@ import math
 import torch
 from torch import Tensor, nn
 
+from nmm.config import RunConfig
+from nmm.model import mup
 from nmm.model.fusion import NativeMultimodalModel
 
 
 def init_weights(model: NativeMultimodalModel, seed: int) -> None:
-    """Fill every parameter in place, in name order, from a generator seeded by ``seed`` alone."""
+    """Fill every parameter in place, in name order, from a generator seeded by ``seed`` alone.
+
+    A timm encoder keeps the values it was made with.
+    """
     generator = torch.Generator().manual_seed(seed)
+    for buffer in model.trunk.buffers():
+        buffer.zero_()
     for name, parameter in sorted(model.named_parameters()):
-        std = _std(name, parameter)
+        if name.startswith("vision.") and model.config.arch.vision_model:
+            continue
+        std = _std(name, parameter, model.config)
         with torch.no_grad():
             if std is None:
                 parameter.fill_(1.0)
@@ -35,18 +50,25 @@ def init_weights(model: NativeMultimodalModel, seed: int) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
 
-def _std(name: str, parameter: nn.Parameter) -> float | None:
+def _std(name: str, parameter: nn.Parameter, config: RunConfig) -> float | None:
     """Standard deviation for a parameter; None means a gain of one."""
     if "norm" in name:
         return 0.0 if name.endswith("bias") else None
     if name == "head.weight" or name.endswith("bias"):
         return 0.0
     if name == "embedding.weight":
-        return 0.1
+        return 1 / math.sqrt(config.size.width) if config.block.tied_head else 0.1
     if name == "patch_position" or name.endswith("pos_embed"):
         return 0.3
-    scale = 0.3 if name == "connector.weight" else 1.0
+    scale = (0.3 if name == "connector.weight" else 1.0) * mup.init_scale(name, config)
+    if config.block.init == "depth" and _ends_a_branch(name):
+        scale /= math.sqrt(2 * (config.size.vision_depth if name.startswith("vision.") else config.size.depth))
     return scale / math.sqrt(_fan_in(name, parameter))
+
+
+def _ends_a_branch(name: str) -> bool:
+    """True for matrices whose product is added to the residual stream: of the trunk, and of timm's ViT."""
+    return name.removesuffix(".weight").endswith((".out", ".down", ".attn.proj", ".mlp.fc2"))
 
 
 def _fan_in(name: str, parameter: Tensor) -> int:

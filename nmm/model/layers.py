@@ -1,7 +1,7 @@
 """The parts of a block: norms, rotary positions, QK-normed attention with grouped heads, feed-forward nets.
 
-Shape legend: B batch, T position, S positions seen (T, or all of a cache), D width, H heads, G heads of keys and values,
-K head dim, F hidden.
+Shape legend: B batch, T position, S positions seen (T, or all of a cache), D width, H heads, G heads of keys and
+values, K head dim, F hidden.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from nmm.config import RunConfig
+from nmm.model import mup
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class LayerCache:
         self.values[:, :, self.length : stop] = v_BGTK
         self.length = stop
         return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, (rows kept,) int64."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 class RMSNorm(nn.Module):
@@ -81,8 +86,8 @@ def make_norm(config: RunConfig, width: int) -> nn.Module:
 def rotary_angles(position: Tensor, head_dim: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles (arXiv 2104.09864), each (B, 1, T, K / 2).
 
-    ``position`` is (B, T), or (B, T, 2) with a row and a column coordinate: even frequencies then turn with the row, odd
-    ones with the column. Text has the same coordinate twice, so for it both forms agree.
+    ``position`` is (B, T), or (B, T, 2) with a row and a column coordinate: even frequencies then turn with the row,
+    odd ones with the column. Text has the same coordinate twice, so for it both forms agree.
     """
     half = head_dim // 2
     frequency = theta ** (-torch.arange(half, device=position.device, dtype=torch.float32) / half)
@@ -114,6 +119,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, inner + 2 * kv_width, bias=False)
         self.out = nn.Linear(inner, width, bias=False)
         self.norm_all_heads = block.qk_norm == "width"
+        self.scale = mup.attention_scale(config)
         match block.qk_norm:
             case "head":
                 self.query_norm, self.key_norm = make_norm(config, self.head_dim), make_norm(config, self.head_dim)
@@ -130,10 +136,10 @@ class Attention(nn.Module):
             k, v = cache.extend(k, v)
         is_grouped = self.num_kv_heads != self.num_heads
         if isinstance(context.mask, BlockMask):
-            y_BHTK = flex_attention(q, k, v, block_mask=context.mask, enable_gqa=is_grouped)
+            y_BHTK = flex_attention(q, k, v, block_mask=context.mask, scale=self.scale, enable_gqa=is_grouped)
         else:
             mask = context.mask.to(q.dtype)
-            y_BHTK = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=is_grouped)
+            y_BHTK = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale, enable_gqa=is_grouped)
         return self.out(y_BHTK.transpose(1, 2).reshape(B, T, self.num_heads * self.head_dim))
 
     def _queries_keys_values(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +165,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, None]:
-        return self.down(F.relu(self.up(x_BTD)).square()), None
+        return self.down(activate(self.up(x_BTD), "relu2")), None
 
 
 class SwiGLU(nn.Module):
@@ -171,12 +177,11 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, None]:
-        gate, up = self.up(x_BTD).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up), None
+        return self.down(activate(self.up(x_BTD), "swiglu")), None
 
 
 def activate(x: Tensor, ffn: str) -> Tensor:
-    """The nonlinearity between the two matrices of an expert: (..., F) -> (..., F), or (..., 2F) -> (..., F)."""
+    """The nonlinearity of ``block.ffn`` between two matrices: (..., F) -> (..., F), or (..., 2F) -> (..., F)."""
     if ffn == "relu2":
         return F.relu(x).square()
     gate, up = x.chunk(2, dim=-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nmm.batch import Batch
 from nmm.config import RunConfig
+from nmm.model.balancing import balance_losses, loads, router_z_losses
 from nmm.model.fusion import Output
 
 
@@ -23,21 +24,24 @@ def balance_loss(output: Output) -> Tensor:
     """Sum over rows of the mean over MoE layers of the row's balance loss; 0 for a dense model."""
     if not output.routings:
         return torch.zeros((), device=output.logits.device)
-    return torch.stack([r.balance for r in output.routings]).mean(dim=0).sum()
+    return balance_losses(output.routings).mean(dim=0).sum()
 
 
 def loss_sums(output: Output, batch: Batch, config: RunConfig) -> dict[str, Tensor]:
     """Sums over a micro-batch: ``ce`` and ``z`` over its targets, ``balance`` and ``router_z`` over its rows.
 
-    Those of the router are means over the layers with experts; ``load`` (L, E) counts positions and has no gradient.
+    Losses that are not asked for are left out. Those of the router are means over the layers with experts; ``load``
+    (L, E) counts slots and has no gradient.
     """
     sums = {"ce": target_losses(output, batch).sum()}
     if config.optim.z_loss_coef:
         sums["z"] = output.logits.float().logsumexp(dim=-1).square().sum()  # arXiv 2204.02311, section 5
     if output.routings:
-        sums["balance"] = balance_loss(output)
-        sums["router_z"] = torch.stack([r.router_z for r in output.routings]).mean(dim=0).sum()
-        sums["load"] = torch.stack([r.load for r in output.routings])
+        if config.arch.balancing == "loss":
+            sums["balance"] = balance_loss(output)
+        if config.arch.router_z_coef:
+            sums["router_z"] = router_z_losses(output.routings).mean(dim=0).sum()
+        sums["load"] = loads(output.routings).sum(dim=1)
     return sums
 
 
@@ -50,8 +54,8 @@ def objective(sums: dict[str, Tensor], targets: Tensor, config: RunConfig) -> Te
     loss = sums["ce"] / targets
     if "z" in sums:
         loss = loss + config.optim.z_loss_coef * sums["z"] / targets
-    if "balance" in sums and arch.balancing == "loss":
+    if "balance" in sums:
         loss = loss + arch.balance_coef * sums["balance"] / rows
-    if "router_z" in sums and arch.router_z_coef:
+    if "router_z" in sums:
         loss = loss + arch.router_z_coef * sums["router_z"] / rows
     return loss

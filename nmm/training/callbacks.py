@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import signal
@@ -19,6 +20,7 @@ from torch import Tensor
 from nmm.batch import Batch
 from nmm.config import RunConfig, run_id
 from nmm.data.order import OrderHash
+from nmm.evaluate import routing_row
 from nmm.record import Attempt
 from nmm.training.checkpoint import TrainingState, save
 from nmm.training.module import TrainingModule
@@ -42,7 +44,11 @@ class Interrupted(SystemExit):
 
 
 class Diverged(RuntimeError):
-    """The loss or its gradient is no longer finite."""
+    """Training cannot go on: ``cause`` (see ``nmm.training.spikes``) at ``step``, whose update was not made."""
+
+    def __init__(self, cause: str, step: int, loss: float, grad_norm: float) -> None:
+        super().__init__(f"{cause}: loss {loss}, gradient norm {grad_norm} at step {step}")
+        self.cause, self.step = cause, step
 
 
 class StopFlag:
@@ -100,8 +106,8 @@ class StepBoundary(lightning.Callback):
             self._log(module)
         if trainer_config.eval_every_steps and step % trainer_config.eval_every_steps == 0 and step != self.last_step:
             self._write({"step": step, **flat(self.evaluate())})
-        stop = self._any_rank(trainer, self.flag.signum)
-        if stop or self._is_due(step):
+        stop, due = self._any_rank(trainer, self.flag.signum, self._is_due(step))
+        if stop or due:
             self.state.loader = self.position(step * trainer_config.rows_per_step)
             save(self.attempt, self.config, module, self.state)
             self.saved_at = time.monotonic()
@@ -114,29 +120,39 @@ class StepBoundary(lightning.Callback):
         return self.config.total_steps
 
     def _advance(self, trainer: lightning.Trainer, module: TrainingModule, batch: Batch) -> None:
-        last = module.last
-        if not (math.isfinite(last["loss"]) and math.isfinite(module.grad_norm)):
-            raise Diverged(f"loss {last['loss']}, gradient norm {module.grad_norm} at step {module.step}")
+        last, verdict = module.last, module.verdict
+        if verdict.action == "stop":
+            raise Diverged(verdict.cause, module.step, last["loss"], module.grad_norm)
         self.order.update(_global_rows(trainer, batch.row_ids))
         self.state.step = module.step
         self.state.order_hash = self.order.hexdigest()
-        self.state.window_loss += last["loss"] * last["targets"]
-        self.state.window_targets += last["targets"]
+        self.state.guard = dataclasses.asdict(module.guard)
+        if verdict.action == "update":
+            self.state.window_loss += last["loss"] * last["targets"]
+            self.state.window_targets += last["targets"]
+        elif self.attempt is not None:
+            what = f"loss {last['loss']}, gradient norm {module.grad_norm}"
+            self.attempt.log(f"step {module.step}: update left out, {verdict.cause}: {what}")
 
     def _log(self, module: TrainingModule) -> None:
-        now, steps = time.monotonic(), module.step - self.logged_step
+        """One row; ``train_loss`` is the mean over the targets of the updates made since the last row, if any."""
+        now, steps, state = time.monotonic(), module.step - self.logged_step, self.state
+        skipped = module.guard.skipped
         self._write(
             {
                 "step": module.step,
                 "tokens": module.step * self.config.tokens_per_step,
-                "train_loss": self.state.window_loss / self.state.window_targets,
-                "grad_norm": module.grad_norm,
+                "train_loss": state.window_loss / state.window_targets if state.window_targets else None,
+                "grad_norm": module.grad_norm if math.isfinite(module.grad_norm) else None,
                 "lr": self.config.learning_rate * lr_factor(self.config, module.step - 1),
+                **load_shares(module.load),
+                "skipped_steps": sum(skipped.values()),
+                **{f"skipped_{cause}": count for cause, count in skipped.items()},
                 "tokens_per_second": steps * self.config.tokens_per_step / max(now - self.logged_at, 1e-9),
             }
         )
         if module.step % self.config.trainer.log_every_steps == 0:  # a trunk's last row must not cut its branches' next
-            self.state.window_loss = self.state.window_targets = 0.0
+            state.window_loss = state.window_targets = 0.0
         self.logged_at, self.logged_step = now, module.step
 
     def _write(self, values: dict[str, Any]) -> None:
@@ -153,17 +169,33 @@ class StepBoundary(lightning.Callback):
         return time.monotonic() - self.saved_at >= trainer.checkpoint_every_seconds > 0
 
     @staticmethod
-    def _any_rank(trainer: lightning.Trainer, signum: int) -> int:
+    def _any_rank(trainer: lightning.Trainer, signum: int, due: bool) -> tuple[int, bool]:
+        """A signal that any rank got, and whether any rank's clock asks for a checkpoint: all of them act alike."""
         if trainer.world_size == 1:
-            return signum
-        value = torch.tensor([signum], device=trainer.strategy.root_device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return int(value.item())
+            return signum, due
+        values = torch.tensor([signum, due], device=trainer.strategy.root_device)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        signum, due = values.tolist()
+        return signum, bool(due)
 
 
 def flat(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """{"loss": {"text": 1.0}} -> {"loss_text": 1.0}."""
-    return {f"{kind}_{name}": value for kind, values in evaluation.items() for name, value in values.items()}
+    """{"loss": {"text": 1.0}} -> {"loss_text": 1.0}, to any depth; of ``routing`` what ``routing_row`` picks."""
+    row: dict[str, Any] = {}
+    for name, value in evaluation.items():
+        if name == "routing":
+            row |= routing_row(value)
+        else:
+            row |= {f"{name}_{key}": v for key, v in flat(value).items()} if isinstance(value, dict) else {name: value}
+    return row
+
+
+def load_shares(load_LE: Tensor | None) -> dict[str, float]:
+    """Largest and smallest share of a layer's slots that one expert had in the last step; nothing for a dense model."""
+    if load_LE is None:
+        return {}
+    share_LE = load_LE.double() / load_LE.double().sum(dim=1, keepdim=True)
+    return {"expert_load_max": share_LE.max().item(), "expert_load_min": share_LE.min().item()}
 
 
 def _global_rows(trainer: lightning.Trainer, row_ids: Tensor) -> Tensor:

@@ -9,43 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nmm.config import RunConfig, canonical_json, identity
 from nmm.record import Attempt, CheckpointError, checkpoint_at, newest_checkpoint, read_json
 from nmm.training.module import TrainingModule
+from nmm.training.sharding import is_sharded, place_like, whole
+from nmm.training.spikes import Guard
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 @dataclass
 class TrainingState:
-    """Everything beside weights and optimizer that the next step depends on. ``loader`` is the loader's own state."""
+    """Everything beside weights and optimizer that the next step depends on. ``loader`` is the loader's own state.
+
+    ``guard``: the fields of ``nmm.training.spikes.Guard``.
+    """
 
     step: int = 0
     loader: dict[str, Any] = field(default_factory=dict)
     order_hash: str = "0" * 32
     window_loss: float = 0.0
     window_targets: float = 0.0
+    guard: dict[str, Any] = field(default_factory=dict)
 
 
 def save(attempt: Attempt | None, config: RunConfig, module: TrainingModule, state: TrainingState) -> None:
-    """Write a checkpoint into ``attempt`` (no-op on ranks above 0, which have none)."""
-    if attempt is None:
+    """Write a checkpoint into ``attempt``; ranks above 0, which have none, only give their parts of a sharded model.
+
+    The file is the same whatever the strategy and the number of ranks: whole tensors, put together one at a time.
+    """
+    if attempt is None and not is_sharded(module.model):
         return
     content = {
         "format": CHECKPOINT_FORMAT,
         "trunk": trunk_digest(config),
         "numerics": dataclasses.asdict(module.numerics),
         "state": dataclasses.asdict(state),
-        "model": module.model.state_dict(),
-        "optimizer": module.optimizer.state_dict(),
+        "model": whole(module.model.state_dict()),
+        "optimizer": whole(module.optimizer.state_dict()),
     }
-    attempt.save_checkpoint(state.step, lambda file: torch.save(content, file), pinned=config.keep_steps)
+    if attempt is not None:
+        attempt.save_checkpoint(state.step, lambda file: torch.save(content, file), pinned=config.keep_steps)
 
 
 def load(path: Path, config: RunConfig) -> dict[str, Any]:
     """Read a checkpoint and check that it belongs to this run's trunk. Raises ``CheckpointError`` if not."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # each rank reads only its own parts
     if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {content['format']}, this code reads {CHECKPOINT_FORMAT}; "
@@ -60,12 +71,28 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
 
 
 def restore(module: TrainingModule, content: dict[str, Any]) -> TrainingState:
-    """Put weights, optimizer and step back in place; returns the rest."""
-    module.model.load_state_dict(content["model"])
-    module.optimizer.load_state_dict(content["optimizer"])
+    """Put weights, optimizer and step back in place, shared out if the model is; returns the rest."""
+    targets = module.model.state_dict()
+    weights = {name: place_like(targets.get(name), value) for name, value in content["model"].items()}
+    module.model.load_state_dict(weights)
+    module.optimizer.load_state_dict(_moments_like(module.optimizer, content["optimizer"]))
     state = TrainingState(**content["state"])
-    module.step = state.step
+    module.step, module.guard = state.step, Guard(**state.guard)
     return state
+
+
+def _moments_like(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """``saved`` with every tensor of a parameter's shape shared out as the parameter is; copied, as the file may go."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def placed(parameter: Tensor, value: Tensor) -> Tensor:
+        return place_like(parameter if value.shape == parameter.shape else None, value).clone()
+
+    moments = {
+        index: {name: placed(parameters[index], value) for name, value in values.items()}
+        for index, values in saved["state"].items()
+    }
+    return {**saved, "state": moments}
 
 
 def trunk_digest(config: RunConfig) -> str:

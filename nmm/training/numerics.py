@@ -8,15 +8,19 @@ import functools
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nmm.config import RunConfig
+from nmm.memory import BF16_FROM_WIDTH
 from nmm.model.fusion import NativeMultimodalModel
 
-BF16_FROM_WIDTH = 128  # below it autocast costs more than the faster products save, even with AMX
 COMPILE_FROM_STEPS = 2_000  # compiling a shape costs what about this many steps of the small sizes save
 
 
@@ -58,6 +62,7 @@ def prepare_process(threads: int) -> None:
     """Before every run: threads, deterministic algorithms, room for one compiled graph per size."""
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets the threads of several ranks by the core count
+    torch.set_float32_matmul_precision("highest")  # fp32 means fp32 on a GPU too; bf16 is for who wants it fast
     torch.use_deterministic_algorithms(True, warn_only=True)
     # a debugging aid that comes with it and costs a tenth of a MoE step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -65,7 +70,31 @@ def prepare_process(threads: int) -> None:
     torch._dynamo.config.accumulated_recompile_limit = 512
 
 
+def blocks(model: NativeMultimodalModel) -> list[nn.Module]:
+    """The trunk's blocks, then those of a vision encoder that has any: what is recomputed and sharded one by one."""
+    vision = getattr(getattr(model.vision, "vit", None), "blocks", ())
+    return [*model.trunk.blocks, *vision]
+
+
 def compile_blocks(model: NativeMultimodalModel) -> None:
-    """Compile every trunk block in place (no ``_orig_mod`` prefix); blocks of one shape share one compiled graph."""
+    """Compile every trunk block in place (no ``_orig_mod`` prefix); blocks of one shape share one compiled graph.
+
+    The forward method is compiled, not the call: hooks of FSDP2, and recomputation, stay outside.
+    """
     for block in model.trunk.blocks:
-        block.compile(dynamic=False)
+        block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
+
+
+def recompute_blocks(model: NativeMultimodalModel) -> None:
+    """Keep only the inputs of every block and compute it again in the backward pass (arXiv 1604.06174), in place.
+
+    After ``compile_blocks`` if both are wanted. Gradients are the same bit for bit.
+    """
+    for block in blocks(model):
+        block.forward = functools.partial(_recomputed, block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)

@@ -47,6 +47,7 @@ def make_record(
         "sweep": config.sweep,
         "status": status,
         "role": config.role,
+        "stage": config.stage.name,
         "arch": config.arch.name,
         "size": config.size.name,
         "seed": config.seed,
@@ -77,8 +78,8 @@ def make_record(
         "on_plateau": colour is not None and colour > PLATEAU_GATE,
         "wall_seconds": timing["seconds"],
         "tokens_per_second": tokens_per_second,
-        "mfu": tokens_per_second * per_token / peak_flops(config.trainer.accelerator, config.trainer.threads),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "mfu": tokens_per_second * per_token / _peak_of_all(config, numerics),
+        "peak_memory_bytes": _peak_memory(config.trainer.accelerator),
         "attempts": len(attempts(run)),
         "result": result,
     }
@@ -99,23 +100,40 @@ def _tokens(config: RunConfig, rows: RowSource) -> dict[str, Any]:
     }
 
 
+def _peak_of_all(config: RunConfig, numerics: Numerics) -> float:
+    trainer = config.trainer
+    return trainer.world_size * peak_flops(trainer.accelerator, trainer.threads, numerics.precision)
+
+
+def _peak_memory(accelerator: str) -> int:
+    """Bytes: of the GPU if there is one, else of this process; rank 0's."""
+    if accelerator == "gpu":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def weights_digest(model: NativeMultimodalModel) -> str:
-    """sha256 over names and bytes of every parameter: two runs agree bit for bit or not at all."""
+    """sha256 over names and bytes of every parameter and buffer: two runs agree bit for bit or not at all."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, value in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 @functools.cache
-def peak_flops(accelerator: str, threads: int) -> float:
-    """FLOP/s of the best of a few large fp32 products there: the yardstick of MFU, measured once a process."""
+def peak_flops(accelerator: str, threads: int, precision: str) -> float:
+    """FLOP/s of the best of a few large products on one device: the yardstick of MFU, measured once a process.
+
+    Products are in the run's precision, and of random numbers: a GPU multiplies constants faster than data. A data
+    sheet's figure is higher than what any product reaches.
+    """
     device = "cuda" if accelerator == "gpu" else "cpu"
-    n = 1024
-    a = torch.ones(n, n, device=device)
+    n = 8192 if accelerator == "gpu" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(n, n, generator=torch.Generator(device).manual_seed(0), device=device).to(dtype)
     best = float("inf")
-    for _ in range(4):
+    for _ in range(6 if accelerator == "gpu" else 4):  # the first ones find the clock and the kernel
         start = time.perf_counter()
         (a @ a)[0, 0].item()
         best = min(best, time.perf_counter() - start)

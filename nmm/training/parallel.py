@@ -1,44 +1,118 @@
-"""Ranks: which strategy Lightning uses and which process writes."""
+"""Several ranks: starting and joining them, what they agree on, and Lightning's strategy for them.
+
+Nothing of it is known to the model; sharding it is in ``nmm.training.sharding``.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import lightning
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from nmm.config import RunConfig
 from nmm.training.callbacks import StepBoundary
+from nmm.training.exchange import has_images
 from nmm.training.progress import ProgressBar
+from nmm.training.ranks import check_ranks, is_main, place
+
+Made = TypeVar("Made")
 
 
-def rank() -> int:
-    """This process among the ranks of the run (one machine)."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+class RankZeroFailed(SystemExit):
+    """Rank 0 has failed and says why; the other ranks leave without a word and without an error of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
 
 
-def is_main() -> bool:
-    """True in the process that owns the run directory (rank 0)."""
-    return rank() == 0
+class _Srun(SLURMEnvironment):
+    """Lightning reacts to no signal here (it would save inside the handler and load a stale checkpoint of its own)."""
+
+    def __init__(self, devices: int) -> None:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # which `srun --ntasks` leaves out
+        super().__init__(auto_requeue=False)
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Nothing: ``check_ranks`` did it, from the numbers of the step and not of the whole job."""
+
+
+def environment(config: RunConfig) -> LightningEnvironment | SLURMEnvironment | TorchElasticEnvironment:
+    """How Lightning learns of ranks and addresses. Raises ``ConfigError`` when the ranks are not those of the config."""
+    check_ranks(config)
+    match place().starter:
+        case "srun":
+            return _Srun(config.trainer.devices)
+        case "torchrun":
+            return TorchElasticEnvironment()
+        case _:
+            return LightningEnvironment()
+
+
+def join(config: RunConfig) -> None:
+    """Connect all ranks of the run; started by hand, a process first starts the others of its node. Idempotent."""
+    plugin, trainer = environment(config), config.trainer
+    if trainer.world_size == 1 or dist.is_initialized():
+        return
+    lightning.Fabric(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy="ddp",  # only processes and their connection are made here; nothing is wrapped
+        plugins=[plugin],
+    ).launch()
+
+
+def on_main(make: Callable[[], Made]) -> Made | None:
+    """What ``make()`` returns on rank 0; None on the others, which wait for it.
+
+    An error it raises is rank 0's; the other ranks get ``RankZeroFailed``.
+    """
+    made, succeeded = None, [False]
+    try:
+        if is_main():
+            made = make()
+            succeeded = [True]
+    finally:
+        if dist.is_initialized():
+            dist.broadcast_object_list(succeeded, src=0)
+    if not succeeded[0]:
+        raise RankZeroFailed
+    return made
+
+
+def from_main(make: Callable[[], Made]) -> Made:
+    """As ``on_main``, but every rank gets what rank 0 has made."""
+    box: list[Any] = [on_main(make)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def describe_ranks(config: RunConfig) -> str:
+    """How many ranks, how they share the work and who started them, for a log."""
+    trainer = config.trainer
+    if trainer.world_size == 1:
+        return "1 rank"
+    return f"{trainer.world_size} ranks on {trainer.num_nodes} nodes, {trainer.strategy}, started by {place().starter}"
 
 
 def make_trainer(config: RunConfig, steps: int, boundary: StepBoundary) -> lightning.Trainer:
-    """A Trainer that only runs the loop: metrics, checkpoints, evaluation and signals are ours.
-
-    ``LightningEnvironment`` keeps Lightning from reacting to SLURM by itself (it would save inside the signal handler
-    and load a stale checkpoint of its own).
-    """
+    """A Trainer that only runs the loop: metrics, checkpoints, evaluation and signals are ours."""
     trainer = config.trainer
-    plugins: list[Any] = [LightningEnvironment()]
     watched = trainer.progress and is_main() and sys.stderr.isatty()
     return lightning.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
-        strategy=DDPStrategy(find_unused_parameters=True) if trainer.devices > 1 else "auto",
-        plugins=plugins,
+        num_nodes=trainer.num_nodes,
+        strategy=_strategy(config) if trainer.world_size > 1 else "auto",
+        plugins=[environment(config)],
         max_epochs=1,
         limit_train_batches=steps,
         limit_val_batches=0,
@@ -49,3 +123,21 @@ def make_trainer(config: RunConfig, steps: int, boundary: StepBoundary) -> light
         enable_model_summary=False,
         callbacks=[boundary, ProgressBar(config)] if watched else [boundary],
     )
+
+
+def _strategy(config: RunConfig) -> DDPStrategy | ModelParallelStrategy:
+    trainer = config.trainer
+    if trainer.strategy == "fsdp2":
+        return ModelParallelStrategy(data_parallel_size=trainer.world_size, tensor_parallel_size=1)
+    # a net of timm may have parameters that its features do not use; all others are used in every batch: ``with_image``
+    may_be_unused = bool(config.arch.vision_model) or not has_images(config)
+    return DDPStrategy(
+        find_unused_parameters=may_be_unused,
+        gradient_as_bucket_view=True,  # one copy of the gradients, not two
+        broadcast_buffers=False,  # biases of experts move alike on every rank
+    )
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Where this rank computes."""
+    return torch.device("cuda", place().local_rank) if config.trainer.accelerator == "gpu" else torch.device("cpu")

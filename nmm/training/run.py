@@ -24,13 +24,19 @@ from nmm.data.loader import TrainLoader, val_batches
 from nmm.data.source import RowSource
 from nmm.evaluate import evaluate
 from nmm.model.build import build
+from nmm.model.fusion import NativeMultimodalModel
+from nmm.model.vision import load_vision
 from nmm.record import Attempt, RecordError, begin_attempt, publish, read_record, write_config
+from nmm.sft import grade, make_exam
+from nmm.start import load_start
 from nmm.training import checkpoint
 from nmm.training.callbacks import Diverged, Interrupted, StepBoundary, StopFlag, flat, wandb_mirror
 from nmm.training.module import TrainingModule
-from nmm.training.numerics import Numerics, choose, compile_blocks, prepare_process
+from nmm.training.numerics import Numerics, choose, compile_blocks, prepare_process, recompute_blocks
 from nmm.training.outcome import make_record, weights_digest
-from nmm.training.parallel import is_main, make_trainer, rank
+from nmm.training.parallel import describe_ranks, device_of, from_main, join, make_trainer, on_main
+from nmm.training.ranks import rank
+from nmm.training.sharding import shard, unsharded
 
 EVAL_BATCH_ROWS = 16
 
@@ -41,17 +47,13 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     A finished run returns its record at once. A half-finished one goes on from its newest valid checkpoint, a branch
     without one from its trunk's. Raises ``Interrupted`` when a signal stopped it, and whatever error ended it.
     """
-    done = read_record(directory)
-    if done is not None:
-        return done
     _quiet()
     prepare_process(config.trainer.threads)
-    attempt = None
-    if is_main():
-        write_config(
-            directory, {"run_id": make_run_id(config), "identity": identity(config), "settings": to_dict(config)}
-        )
-        attempt = begin_attempt(directory)
+    join(config)
+    done = from_main(lambda: read_record(directory))
+    if done is not None:
+        return done
+    attempt = on_main(lambda: _open_attempt(config, directory))
     try:
         record = _run(config, directory, attempt)
     except BaseException as error:
@@ -64,10 +66,15 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     return record
 
 
+def _open_attempt(config: RunConfig, directory: Path) -> Attempt:
+    write_config(directory, {"run_id": make_run_id(config), "identity": identity(config), "settings": to_dict(config)})
+    return begin_attempt(directory)
+
+
 def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[str, Any]:
     shards = shards_of(config)
-    if attempt is not None:
-        validation(config)  # too few held-out rows are better reported before the first step than after the last
+    on_main(lambda: validation(config))  # too few held-out rows are better reported before the first step
+    exam = on_main(lambda: make_exam(shards, config)) if config.stage.name == "sft" else None
     rows = rows_of(shards, config)
     module, state = _begin(config, directory, attempt)
     begun, began_at = state.step, time.monotonic()
@@ -76,16 +83,20 @@ def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[st
             _train(config, module, state, rows, attempt, mirror)
             status, result = "done", {}
         except Diverged as error:
-            status, result = "diverged", {"error": str(error), "step": module.step}
+            status, result = "diverged", {"error": str(error), "cause": error.cause, "step": error.step}
         timing = {"seconds": time.monotonic() - began_at, "steps": module.step - begun}
-        if attempt is None:
+        model = unsharded(module.model, device_of(config))
+        if attempt is None or model is None:
             return {"status": status}
         if status == "done":
-            result = _evaluate(config, module)
+            result = _evaluate(config, model)
+            if exam is not None:
+                result["sft"] = grade(model, exam)
             final = {"step": module.step, **flat(result)}
             attempt.log_metrics(final)
             mirror(final)
-    result |= {"order_hash": state.order_hash, "weights_sha256": weights_digest(module.model)}
+    result |= {"order_hash": state.order_hash, "weights_sha256": weights_digest(model)}
+    result["skipped_steps"] = module.guard.skipped
     return publish(directory, attempt, make_record(config, directory, rows, module.numerics, status, result, timing))
 
 
@@ -93,16 +104,22 @@ def _begin(
     config: RunConfig, directory: Path, attempt: Attempt | None
 ) -> tuple[TrainingModule, checkpoint.TrainingState]:
     """Model, optimizer and state at step 0, or as the newest checkpoint has them."""
-    start = checkpoint.starting_point(directory, config)
+    start, chosen = from_main(lambda: (checkpoint.starting_point(directory, config), choose(config)))
     content = checkpoint.load(start, config) if start is not None else None
-    numerics = Numerics(**content["numerics"]) if content else choose(config)
-    module = TrainingModule(config, build(config), numerics)
+    numerics = Numerics(**content["numerics"]) if content else chosen
+    model = build(config)
+    if content is None:
+        load_vision(model.vision, config)
+        load_start(model, config)
+    if config.trainer.world_size > 1 and config.trainer.strategy == "fsdp2":
+        shard(model, device_of(config), numerics.precision)
+    module = TrainingModule(config, model, numerics)
     state = checkpoint.restore(module, content) if content else checkpoint.TrainingState()
     if attempt is not None:
         speed = "compiled" if numerics.compiled else "eager"
         attempt.log(f"nmm {__version__}, torch {torch.__version__}, process {os.getpid()} on {platform.node()}")
         attempt.log(f"from {start or 'initial weights'} at step {state.step} of {config.total_steps}")
-        attempt.log(f"{numerics.precision}, {speed}, {config.trainer.threads} threads")
+        attempt.log(f"{numerics.precision}, {speed}, {config.trainer.threads} threads, {describe_ranks(config)}")
     return module, state
 
 
@@ -120,6 +137,8 @@ def _train(
         return
     if module.numerics.compiled:
         compile_blocks(module.model)
+    if config.trainer.activation_checkpointing:
+        recompute_blocks(module.model)
     flag = StopFlag()
     with flag.listening():
         loader = TrainLoader(
@@ -127,12 +146,12 @@ def _train(
             config.trainer.rows_per_step,
             config.total_steps,
             rank(),
-            config.trainer.devices,
+            config.trainer.world_size,
             config.trainer.num_workers,
         )
         if state.loader:
             loader.load_state_dict(state.loader)
-        evaluate_now = functools.partial(_evaluate, config, module)
+        evaluate_now = functools.partial(_evaluate_now, config, module)
         boundary = StepBoundary(config, attempt, state, flag, evaluate_now, mirror, loader.state_dict)
         trainer = make_trainer(config, remaining, boundary)
         trainer.fit(module, train_dataloaders=loader)
@@ -143,10 +162,16 @@ def _train(
         )
 
 
-def _evaluate(config: RunConfig, module: TrainingModule) -> dict[str, Any]:
-    device = next(module.model.parameters()).device
+def _evaluate_now(config: RunConfig, module: TrainingModule) -> dict[str, Any]:
+    """Between two steps: all ranks call it, rank 0 evaluates."""
+    model = unsharded(module.model, device_of(config))
+    return _evaluate(config, model) if model is not None else {}
+
+
+def _evaluate(config: RunConfig, model: NativeMultimodalModel) -> dict[str, Any]:
+    device = device_of(config)
     batches = {source: [b.to(device) for b in parts] for source, parts in validation(config).items()}
-    return evaluate(module.model, batches, config.data.mixture)
+    return evaluate(model, batches, config.data.mixture)
 
 
 def validation(config: RunConfig) -> dict[str, list[Batch]]:
@@ -184,7 +209,7 @@ def _opened(path: str, fingerprint: str) -> Shards:
 def rows_of(shards: Shards, config: RunConfig) -> RowSource:
     """The training rows of a config."""
     data = config.data
-    return RowSource(shards, data.mixture, data.context_length, data.patch_size, config.seed)
+    return RowSource(shards, data.mixture, data.context_length, data.patch_size, config.seed, stage=config.stage.name)
 
 
 def _quiet() -> None:

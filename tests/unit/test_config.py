@@ -1,4 +1,4 @@
-"""The configuration: mapping to dataclass and back, identity, and every refusal."""
+"""The configuration: mapping to dataclass and back, derived numbers, and identity."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ from nmm.config import (
     ConfigError,
     Data,
     Optim,
-    Parent,
     RunConfig,
     Schedule,
     Size,
-    Trainer,
     canonical_json,
     from_dict,
     run_id,
     to_dict,
-    validate,
 )
 
 CONFIG = RunConfig(
@@ -40,10 +37,11 @@ FREE = {
     "out",
     "logger.name",
     "logger.project",
+    "arch.vision_weights",  # its digest counts
+    "arch.vision_facts",  # follow from the model's name
     "data.path",
     "data.world",
-    "optim.lr_width",  # only through the learning rate it gives
-    "optim.lr",
+    "start.path",  # its digest counts
     "trainer.num_workers",
     "trainer.checkpoint_every_seconds",
     "trainer.checkpoint_every_steps",
@@ -51,7 +49,12 @@ FREE = {
     "trainer.eval_every_steps",
     "trainer.progress",
     "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.activation_checkpointing",
 }
+# Only the learning rate that follows from them counts.
+THROUGH_LR = ("optim.lr", "optim.lr_width", "size.lr")
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -89,10 +92,25 @@ def test_run_id_changes_with_everything_that_can_change_the_result_and_nothing_e
     if name == "budget.steps":
         value = 100
     other = changed(CONFIG, name, another(value))
-    if name.startswith("optim.lr"):
+    if name in THROUGH_LR:
         assert (run_id(other) == run_id(CONFIG)) == (other.learning_rate == CONFIG.learning_rate)
     else:
         assert (run_id(other) == run_id(CONFIG)) == (name in FREE)
+
+
+def test_the_free_fields_exist() -> None:
+    assert {*FREE, *THROUGH_LR} <= {name for name, _ in leaves(CONFIG)} | {"name"}
+
+
+def test_learning_rate_by_optim_then_size_then_width() -> None:
+    size = dataclasses.replace(CONFIG.size, lr=1e-3)
+    by_size = dataclasses.replace(CONFIG, size=size)
+    assert CONFIG.learning_rate == 0.25 / 32
+    assert by_size.learning_rate == 1e-3
+    assert dataclasses.replace(by_size, optim=Optim(lr=2e-3)).learning_rate == 2e-3
+    assert run_id(by_size) == run_id(dataclasses.replace(CONFIG, optim=Optim(lr=1e-3)))
+    mup = dataclasses.replace(CONFIG, size=Size(width=64), optim=Optim(mup=True, mup_width=32))
+    assert mup.learning_rate == 0.25 / 32  # that of mup_width; muP scales it
 
 
 def test_learning_rate_given_or_derived_is_the_same_run() -> None:
@@ -178,75 +196,3 @@ def test_derived_numbers() -> None:
     assert (config.total_steps, config.branch_step) == (10, 8)  # round(2.5) is 2
     with pytest.raises(ConfigError, match="not resolved"):
         _ = RunConfig(budget=Budget(tokens=5)).total_steps
-
-
-BRANCH = dataclasses.replace(CONFIG, role="branch", parent=Parent("trunk", 75))
-TRUNK = dataclasses.replace(CONFIG, role="trunk", keep_steps=(50, 100), schedule=Schedule(cooldown_fraction=0.0))
-
-
-@pytest.mark.parametrize("config", [CONFIG, BRANCH, TRUNK, changed(BRANCH, "parent.step", 1)])
-def test_possible_configs_pass_unchanged(config: RunConfig) -> None:
-    assert validate(config) is config
-
-
-@pytest.mark.parametrize(
-    ("config", "name", "value", "message"),
-    [
-        (CONFIG, "role", "leaf", "role='leaf' is not one of run, trunk, branch"),
-        (CONFIG, "arch.fusion", "mid", "arch.fusion='mid' is not one of early, late"),
-        (CONFIG, "trainer.precision", "fp8", "trainer.precision='fp8'"),
-        (CONFIG, "size.width", 0, "size.width=0 must be greater than 0"),
-        (CONFIG, "optim.lr", 0.0, "optim.lr=0.0 must be greater than 0"),
-        (CONFIG, "optim.lr", math.nan, "optim.lr=nan"),
-        (CONFIG, "optim.lr_width", math.nan, "optim.lr_width=nan must be greater than 0"),
-        (CONFIG, "optim.beta2", 1.0, r"optim.beta2=1.0 must lie in \[0, 1\)"),
-        (CONFIG, "optim.weight_decay", -0.1, "optim.weight_decay=-0.1 must be 0 or more"),
-        (CONFIG, "trainer.log_every_steps", 0, "trainer.log_every_steps=0 must be greater than 0"),
-        (CONFIG, "trainer.num_workers", -1, "trainer.num_workers=-1 must be 0 or more"),
-        (CONFIG, "schedule.warmup_steps", -1, "schedule.warmup_steps=-1 must be 0 or more"),
-        (CONFIG, "schedule.cooldown_fraction", 1.0, "cooldown_fraction=1.0 must lie in"),
-        (CONFIG, "size.num_heads", 3, "size.width=32 with size.num_heads=3"),
-        (CONFIG, "size", Size(width=30, num_heads=2), "no even head_dim"),
-        (CONFIG, "data.patch_size", 7, "data.image_size=32 is not a multiple of data.patch_size=7"),
-        (CONFIG, "data.context_length", 16, "leaves no room for text"),
-        (CONFIG, "arch.num_experts", 1, "use 0 for a dense model or at least 2"),
-        (CONFIG, "arch.num_experts", -2, "use 0 for a dense model"),
-        (CONFIG, "trainer.micro_batches", 5, "trainer.micro_batches=5 exceeds the 4 rows"),
-        (CONFIG, "trainer", Trainer(devices=3), "trainer.rows_per_step=4 is not a multiple of devices=3"),
-        (CONFIG, "trainer", Trainer(devices=2, micro_batches=3), "exceeds the 2 rows"),
-        (CONFIG, "budget", Budget(), "exactly one of tokens, flops, steps; got none"),
-        (CONFIG, "budget", Budget(tokens=5, steps=5), "exactly one of tokens, flops, steps"),
-        (CONFIG, "budget", Budget(tokens=0), "budget.tokens=0 must be greater than 0"),
-        (CONFIG, "data.mixture", {}, "non-negative weights"),
-        (CONFIG, "data.mixture", {"text": -1.0, "caption": 2.0}, "non-negative weights"),
-        (CONFIG, "data.mixture", {"text": math.nan}, "non-negative weights"),
-        (CONFIG, "parent.run_id", "trunk", "a branch, and only a branch, names its trunk"),
-        (CONFIG, "keep_steps", (5,), "a trunk, and only a trunk, keeps"),
-        (BRANCH, "parent.run_id", "", "a branch, and only a branch, names its trunk"),
-        (BRANCH, "parent.step", 76, r"parent.step=76 must lie in 1..75"),
-        (BRANCH, "parent.step", 0, r"parent.step=0 must lie in 1..75"),
-        (TRUNK, "keep_steps", (), "a trunk, and only a trunk, keeps"),
-        (TRUNK, "keep_steps", (50, 101), r"keep_steps=\(50, 101\) must lie in 1..100"),
-        (TRUNK, "schedule.cooldown_fraction", 0.25, "a trunk has no cooldown"),
-    ],
-)
-def test_impossible_configs_name_the_field(config: RunConfig, name: str, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        validate(changed(config, name, value))
-
-
-@pytest.mark.parametrize(
-    ("arch", "message"),
-    [
-        ({"num_experts": 4, "top_k": 5}, "arch.top_k=5 must lie in 1..num_experts=4"),
-        ({"num_experts": 4, "top_k": 0}, "arch.top_k=0 must lie in"),
-        ({"num_experts": 4, "fusion": "late"}, "arch.num_experts > 0 with arch.fusion=late"),
-    ],
-)
-def test_impossible_experts(arch: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        validate(from_dict({"arch": arch, "budget": {"steps": 1}}))
-
-
-def test_lineage_is_not_judged_before_the_budget_is_whole_steps() -> None:
-    assert validate(dataclasses.replace(BRANCH, budget=Budget(tokens=100))).parent.step == 75

@@ -19,7 +19,7 @@ from nmm.config import RunConfig
 from nmm.data.index import open_shards
 from nmm.data.loader import val_batches
 from nmm.data.source import RowSource
-from nmm.evaluate import CLASS_NAMES, evaluate
+from nmm.evaluate import CLASS_NAMES, ROUTING_SCALARS, evaluate, routing_row
 from nmm.model.build import build
 from nmm.model.fusion import NativeMultimodalModel
 
@@ -147,3 +147,70 @@ def test_it_leaves_the_model_as_it_was(model: NativeMultimodalModel, batches: di
         evaluate(model, {"caption": batches["caption"][:1]}, {"caption": 1.0})
         assert model.training is training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------- experts
+
+
+def choices_one_by_one(model: NativeMultimodalModel, batch: Batch) -> list[tuple[int, bool, list[int]]]:
+    """(layer, is an image, experts) of every valid position, layer by layer and position by position."""
+    with torch.no_grad():
+        routings = model.features(batch)[1]
+    return [
+        (layer, bool(batch.image[b, t] >= 0), routing.expert[b, t].tolist())
+        for layer, routing in enumerate(routings)
+        for b, row in enumerate(batch.document.tolist())
+        for t, document in enumerate(row)
+        if document >= 0
+    ]
+
+
+@pytest.fixture(scope="module")
+def sparse(make_config: Callable[..., RunConfig]) -> NativeMultimodalModel:
+    """Experts in every second block."""
+    return build(make_config("moe", "d24", arch={"moe_every": 2, "top_k": 2}, size={"depth": 4}))
+
+
+def test_what_experts_took_by_layer_and_source(sparse: NativeMultimodalModel, batches: dict[str, list[Batch]]) -> None:
+    result = evaluate(sparse, batches, MIXTURE)["routing"]
+    assert set(result) == {*SOURCES, "all"}
+    chosen = {source: [c for b in parts for c in choices_one_by_one(sparse, b)] for source, parts in batches.items()}
+    chosen["all"] = [c for source in SOURCES for c in chosen[source]]
+    for source, layers in result.items():
+        assert [layer["layer"] for layer in layers] == [1, 3]  # blocks, not places in the list
+        for number, layer in enumerate(layers):
+            mine = [(is_image, experts) for at, is_image, experts in chosen[source] if at == number]
+            slots = [sum(e in experts for _, experts in mine) for e in range(8)]
+            of_images = [sum(e in experts for is_image, experts in mine if is_image) for e in range(8)]
+            assert sum(slots) == 2 * len(mine)
+            assert layer["load"] == pytest.approx([n / sum(slots) for n in slots])
+            assert layer["image_share"] == [i / n if n else None for i, n in zip(of_images, slots, strict=True)]
+            assert layer["dropped"] == 0
+            assert (layer["of_image"] is None) == (source == "text")
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_routing_does_not_depend_on_how_rows_are_batched(
+    sparse: NativeMultimodalModel, batches: dict[str, list[Batch]]
+) -> None:
+    whole = evaluate(sparse, {"interleaved": batches["interleaved"]}, {"interleaved": 1.0})["routing"]
+    rows = [row for batch in batches["interleaved"] for row in batch.split(len(batch.tokens))]
+    assert len(rows) > len(batches["interleaved"])
+    single = evaluate(sparse, {"interleaved": rows}, {"interleaved": 1.0})["routing"]
+    for one, other in zip(whole["interleaved"], single["interleaved"], strict=True):
+        assert one.pop("router_entropy") == pytest.approx(other.pop("router_entropy"), rel=1e-6)
+        assert one == other
+
+
+def test_only_models_with_experts_have_routing(evaluation: dict[str, Any]) -> None:
+    assert "routing" not in evaluation
+
+
+def test_a_row_of_metrics_has_one_number_a_column(
+    sparse: NativeMultimodalModel, batches: dict[str, list[Batch]]
+) -> None:
+    result = evaluate(sparse, {"caption": batches["caption"][:1]}, {"caption": 1.0})["routing"]
+    row = routing_row(result)
+    assert len(row) == 2 * len(ROUTING_SCALARS)
+    assert row["routing_layer3_specialisation"] == result["all"][1]["specialisation"]
+    assert all(value is None or isinstance(value, float | int) for value in row.values())

@@ -12,6 +12,7 @@ import pytest
 from lab import ROOT, child_environment
 
 L0 = ("nmm.config", "nmm.groups", "nmm.validation", "nmm.batch", "nmm.record")
+L1 = ("nmm.params", "nmm.flops", "nmm.memory")
 
 # room -> what of ours it may import (itself, and `nmm` for the version, are always allowed); the longest match counts
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -21,17 +22,36 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "nmm.validation": (),
     "nmm.batch": (),
     "nmm.record": (),
-    "nmm.flops": L0,
-    "nmm.resolve": ("nmm.config", "nmm.flops", "nmm.record"),
+    "nmm.params": L0,
+    "nmm.flops": (*L0, "nmm.params"),
+    "nmm.memory": (*L0, "nmm.params", "nmm.flops"),
+    "nmm.origin": ("nmm.config", "nmm.record"),
+    "nmm.resolve": ("nmm.config", "nmm.flops", "nmm.record", "nmm.origin", "nmm.model.encoder_facts"),
     "nmm.compose": ("nmm.config",),
     "nmm.data": L0,
-    "nmm.model": (*L0, "nmm.flops"),
+    "nmm.model": (*L0, "nmm.flops", "nmm.params"),
     "nmm.evaluate": (*L0, "nmm.flops", "nmm.data", "nmm.model"),
-    "nmm.training": (*L0, "nmm.flops", "nmm.data", "nmm.model", "nmm.evaluate"),
-    "nmm.train": (*L0, "nmm.training", "nmm.resolve", "nmm.compose"),
-    "nmm.commands": ("nmm.compose", "nmm.config", "nmm.flops", "nmm.data"),
-    "nmm.cli": ("nmm.config", "nmm.record", "nmm.commands", "sweeps.commands", "analysis.commands"),
-    "sweeps": ("nmm.config", "nmm.flops", "nmm.record", "nmm.resolve", "nmm.compose"),
+    "nmm.generate": (*L0, "nmm.flops", "nmm.data", "nmm.model"),
+    "nmm.sft": (*L0, "nmm.data", "nmm.model", "nmm.generate"),
+    "nmm.start": (*L0, "nmm.origin", "nmm.model"),
+    "nmm.training": (*L0, *L1, "nmm.data", "nmm.model", "nmm.evaluate", "nmm.start", "nmm.sft"),
+    "nmm.frozen": ("nmm.config", "nmm.record"),
+    "nmm.train": (*L0, "nmm.training", "nmm.resolve", "nmm.compose", "nmm.frozen"),
+    "nmm.commands": ("nmm.compose", "nmm.config", "nmm.data"),
+    "nmm.describe": (*L0, *L1, "nmm.compose", "nmm.origin", "nmm.resolve", "nmm.data", "nmm.describe_tables"),
+    "nmm.export": ("nmm.start",),
+    "nmm.generate_command": (*L0, "nmm.origin", "nmm.data", "nmm.generate", "nmm.start"),
+    "nmm.cli": (
+        "nmm.config",
+        "nmm.record",
+        "nmm.commands",
+        "nmm.describe",
+        "nmm.export",
+        "nmm.generate_command",
+        "sweeps.commands",
+        "analysis.commands",
+    ),
+    "sweeps": ("nmm.config", "nmm.flops", "nmm.memory", "nmm.record", "nmm.resolve", "nmm.compose", "nmm.frozen"),
     "analysis": ("nmm.record",),
 }
 
@@ -40,10 +60,19 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "lightning": ("nmm.data.module", "nmm.training"),
     "webdataset": ("nmm.data",),
     "wandb": ("nmm.training.callbacks",),
-    "timm": ("nmm.model.vision",),
+    "timm": ("nmm.model.vision", "nmm.model.timm_nets"),
+    "pycocoevalcap": ("nmm.sft",),
     "matplotlib": ("analysis.plots",),
     "hydra": ("nmm.train", "nmm.compose"),
-    "torch": ("nmm.data.loader", "nmm.data.module", "nmm.model", "nmm.training", "nmm.evaluate"),
+    "torch": (
+        "nmm.data.loader",
+        "nmm.data.module",
+        "nmm.model",
+        "nmm.training",
+        "nmm.evaluate",
+        "nmm.generate",
+        "nmm.start",
+    ),
 }
 
 STDLIB_ONLY = ("nmm.record",)
@@ -167,7 +196,7 @@ def planted(root: Path, file: str, code: str) -> None:
 
 
 def test_torch_is_not_loaded_on_the_way_either() -> None:
-    light = "nmm.resolve, nmm.compose, nmm.commands, nmm.cli, sweeps.commands, nmm.data.shards, nmm.data.source"
+    light = "nmm.resolve, nmm.compose, nmm.commands, nmm.describe, nmm.cli, sweeps.commands, nmm.data.shards"
     code = f"import sys, {light}; print([m for m in ('torch', 'lightning', 'matplotlib', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -287,6 +287,17 @@ def test_a_row_has_the_promised_columns() -> None:
     assert (row["tokens"], row["trunk_id"], row["colour_excess"]) == (100, "t", 0.5)
 
 
+def test_records_of_schema_1_have_the_same_columns(tmp_path: Path) -> None:
+    """Schema 2 added what experts took: to the record, not to the table."""
+    old = {**make_record("a"), "schema": 1}
+    new = {**old, "run_id": "b", "schema": 2, "result": {**old["result"], "routing": {"all": [{"layer": 0}]}}}
+    for record in (old, new):
+        write_json(tmp_path / record["run_id"] / "record.json", record)
+    first, second = load_table(tmp_path)
+    assert sorted(first) == sorted(COLUMNS.split())
+    assert repr({**first, "run_id": "b"}) == repr(second)  # repr: unknown entropies are NaN
+
+
 def test_the_table_holds_finished_points_only(tmp_path: Path) -> None:
     for name, role, state in (
         ("a", "run", "done"),

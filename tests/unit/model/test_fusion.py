@@ -39,7 +39,7 @@ def test_patches_enter_where_image_tokens_stand(make_config: MakeConfig, arch: s
     x = model.embed(batch)
     is_image = batch.tokens == IMAGE_ID
     assert torch.equal(x[~is_image], model.embedding(batch.tokens)[~is_image])
-    features = model.connector(model.vision(pixels(batch.patches))) + model.patch_position
+    features = model.connector(model.vision(pixels(batch.patches, config.data))) + model.patch_position
     for i, m in ((0, 0), (0, 15), (len(batch.patches) - 1, 6)):
         at = int(batch.patch_at[i, m])
         assert torch.equal(x[at // 128, at % 128], features[i, m])

@@ -33,7 +33,7 @@ def composer(shards: Path) -> Callable[[Sequence[str]], RunConfig]:
             arch=Arch(name=name, fusion="late" if name == "late" else "early", num_experts=8 if name == "moe" else 0),
             size=Size(name=chosen["size"], width=width, num_heads=width // 16),
             data=Data(path=str(shards), context_length=128),
-            schedule=Schedule(warmup_steps=int(chosen.get("schedule.warmup_steps", 4))),
+            schedule=Schedule(int(chosen.get("schedule.warmup_steps", 4)), chosen.get("schedule.warmup_rule", "fixed")),
             budget=Budget(),
             trainer=Trainer(rows_per_step=2),
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,15 @@ def test_memory_grows_with_parameters_and_shrinks_with_micro_batches(entries: li
     assert memory_bytes(large) - memory_bytes(small) > 16 * (count_params(large).total - count_params(small).total)
     split = dataclasses.replace(large, trainer=dataclasses.replace(large.trainer, micro_batches=2))
     assert memory_bytes(split) < memory_bytes(large)
+
+
+def test_memory_follows_ranks_strategy_and_recomputation(entries: list[Entry]) -> None:
+    def memory(**trainer: Any) -> int:
+        return memory_bytes(dataclasses.replace(entries[0].config, trainer=Trainer(rows_per_step=4, **trainer)))
+
+    assert memory(activation_checkpointing=True) < memory()
+    assert memory(devices=2, num_nodes=2) < memory(devices=2) < memory()  # fewer rows in flight
+    assert memory(devices=2, num_nodes=2, strategy="fsdp2") < memory(devices=2, num_nodes=2)
 
 
 def test_wall_time_is_shared_work_or_the_longest_chain(entries: list[Entry]) -> None:

@@ -45,6 +45,14 @@ def test_the_sweep_can_set_the_cooldown(make_spec, composer, tmp_path: Path) -> 
     assert branch.schedule.cooldown_fraction == 0.5
 
 
+def test_a_warmup_rule_goes_by_the_longest_branch(make_spec, composer, tmp_path: Path) -> None:
+    """Else trunk and branches would have three warmups, and no branch could begin from the trunk."""
+    overrides = ["schedule.warmup_rule=paper", "schedule.warmup_steps=5000"]
+    runs = expand(make_spec(sizes=["d16"], overrides=overrides), tmp_path, composer)
+    assert [c.total_steps for c in runs] == [150, 100, 200]
+    assert {(c.schedule.warmup_rule, c.schedule.warmup_steps) for c in runs} == {("fixed", 50)}
+
+
 def test_a_limit_shortens_the_trunk(make_spec, composer, tmp_path: Path) -> None:
     runs = expand(make_spec(max_tokens={"d32": 30_000}), tmp_path, composer)
     assert [(c.size.name, c.role, c.total_steps) for c in runs if c.size.name == "d32"] == [

@@ -68,7 +68,7 @@ def test_cores_are_split_without_overlap() -> None:
 
 
 def test_more_workers_than_cores_are_refused_with_the_way_out() -> None:
-    with pytest.raises(ConfigError, match="workers=3 of trainer.threads=1 need 3 cores.*workers=2, or pin=off"):
+    with pytest.raises(ConfigError, match="workers=3 of 1 threads each need 3 cores.*workers=2, or pin=off"):
         split_cores(3, 1, [0, 1])
     with pytest.raises(ConfigError, match="at least 1"):
         split_cores(0, 1, [0, 1])

@@ -12,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lab import run_directory, train, training_batch
 from rich.console import Console
 
 from nmm.config import RunConfig
 from nmm.data.order import OrderHash
+from nmm.evaluate import ROUTING_SCALARS
 from nmm.record import Attempt, begin_attempt, checkpoints
 from nmm.training import callbacks, progress
 from nmm.training.callbacks import (
@@ -32,6 +34,7 @@ from nmm.training.checkpoint import TrainingState
 from nmm.training.module import TrainingModule
 from nmm.training.progress import ProgressBar
 from nmm.training.run import rows_of, shards_of
+from nmm.training.spikes import Guard, Verdict, judge
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -41,6 +44,7 @@ class FakeModule(TrainingModule):
 
     def __init__(self) -> None:
         self.__dict__.update(step=0, grad_norm=1.0, last={"loss": 2.0, "targets": 10.0})
+        self.__dict__.update(guard=Guard(), verdict=Verdict(), load=None)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
@@ -54,6 +58,7 @@ class Boundary:
     def __init__(self, config: RunConfig, monkeypatch: pytest.MonkeyPatch, attempt: Attempt, start: int = 0) -> None:
         self.saved: list[int] = []
         self.mirrored: list[dict[str, Any]] = []
+        self.config = config
         self.state, self.flag, self.module = TrainingState(step=start), StopFlag(), FakeModule()
         self.module.step = start
         monkeypatch.setattr(callbacks, "save", lambda attempt, config, module, state: self.saved.append(state.step))
@@ -73,6 +78,7 @@ class Boundary:
     def step(self, loss: float = 2.0, targets: float = 10.0, grad_norm: float = 1.0) -> None:
         self.module.step += 1
         self.module.grad_norm, self.module.last = grad_norm, {"loss": loss, "targets": targets}
+        self.module.verdict, self.module.guard = judge(self.module.guard, loss, grad_norm, self.config.optim)
         self.boundary.on_train_batch_end(self.trainer, self.module, None, self.batch, 0)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -144,6 +150,21 @@ def test_flat_names() -> None:
     }
 
 
+def test_of_the_routing_a_row_has_the_scalars_over_all_sources() -> None:
+    layer = {name: 0.5 for name in ROUTING_SCALARS} | {"layer": 1, "load": [0.5, 0.5]}
+    row = flat({"loss": {"text": 1.0}, "routing": {"text": [layer], "all": [layer]}})
+    assert row == {"loss_text": 1.0} | {f"routing_layer1_{name}": 0.5 for name in ROUTING_SCALARS}
+
+
+def test_a_row_has_the_extreme_loads_of_the_experts(boundary: Callable[..., Boundary]) -> None:
+    run = boundary(budget={"steps": 1})
+    run.module.load = torch.tensor([[6.0, 2.0, 2.0], [4.0, 5.0, 1.0]])
+    run.boundary.on_train_start(run.trainer, run.module)
+    run.step()
+    (row,) = run.rows()
+    assert (row["expert_load_max"], row["expert_load_min"]) == (0.6, 0.1)
+
+
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -212,11 +233,28 @@ def test_what_is_not_finite_stops_before_anything_is_written(
 ) -> None:
     run = boundary(trainer={"log_every_steps": 1, "checkpoint_every_steps": 1})
     run.step()
-    with pytest.raises(Diverged, match="at step 2"):
+    with pytest.raises(Diverged, match="at step 2") as stopped:
         run.step(loss, grad_norm=grad_norm)
+    assert (stopped.value.cause, stopped.value.step) == ("nan_loss" if loss != 2.0 else "nan_gradient", 2)
     assert run.saved == [1]
     assert [row["step"] for row in run.rows()] == [1]
     assert run.state.step == 1
+
+
+def test_skipped_updates_are_told_in_log_and_rows_and_left_out_of_the_mean(boundary: Callable[..., Boundary]) -> None:
+    nan = float("nan")
+    run = boundary(budget={"steps": 6}, trainer={"log_every_steps": 2}, optim={"on_nonfinite": "skip", "max_skips": 4})
+    for loss, norm in ((1.0, 1.0), (nan, nan), (nan, nan), (3.0, nan), (2.0, 1.0), (4.0, 1.0)):
+        run.step(loss, grad_norm=norm)
+    first, second, third = run.rows()
+    assert (first["train_loss"], first["grad_norm"], first["skipped_steps"]) == (1.0, None, 1)
+    assert (second["train_loss"], second["grad_norm"], second["skipped_steps"]) == (None, None, 3)
+    assert (third["train_loss"], third["skipped_nan_loss"], third["skipped_nan_gradient"]) == (3.0, 2, 1)
+    assert third["tokens"] == 6 * 512, "tokens of a skipped step were delivered"
+    assert run.state.guard == {"mean": pytest.approx(7 / 3), "seen": 3, "skipped": {"nan_loss": 2, "nan_gradient": 1}}
+    log = (run.attempt.path / "log.txt").read_text()
+    assert [f"step {n}: update left out" in log for n in range(1, 7)] == [False, True, True, True, False, False]
+    assert "step 4: update left out, nan_gradient: loss 3.0, gradient norm nan" in log
 
 
 # -------------------------------------------------------------------------------------------------- order, whole runs

@@ -17,6 +17,7 @@ from nmm.record import CheckpointError, begin_attempt, newest_checkpoint, write_
 from nmm.training.checkpoint import TrainingState, load, restore, save, starting_point, trunk_digest
 from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics
+from nmm.training.spikes import Guard
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -31,7 +32,7 @@ def after_steps(config: RunConfig, steps: int) -> TrainingModule:
     for _ in range(steps):
         for parameter in module.model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        module._update()
+        module._update(torch.tensor(2.0), torch.tensor(8.0))
     return module
 
 
@@ -45,6 +46,7 @@ def test_everything_comes_back(tiny_config: TinyConfig, tmp_path: Path, arch: st
     config = tiny_config(arch)
     module = after_steps(config, 3)
     state = TrainingState(step=3, loader={"cursor": 12}, order_hash="ab" * 16, window_loss=1.25, window_targets=7.0)
+    state.guard = dataclasses.asdict(module.guard)
     save(begin_attempt(tmp_path), config, module, state)
     found = newest_checkpoint(tmp_path)
     assert found is not None
@@ -52,12 +54,13 @@ def test_everything_comes_back(tiny_config: TinyConfig, tmp_path: Path, arch: st
     fresh = module_of(config)
     assert restore(fresh, content) == state
     assert fresh.step == 3
+    assert fresh.guard == module.guard == Guard(mean=2.0, seen=3)
     assert Numerics(**content["numerics"]) == module.numerics
     assert all(torch.equal(a, b) for a, b in zip(state_of(module), state_of(fresh), strict=True))
     for one in (module, fresh):  # and the next update is the same
         for parameter in one.model.parameters():
             parameter.grad = torch.ones_like(parameter)
-        one._update()
+        one._update(torch.tensor(2.0), torch.tensor(8.0))
     assert all(torch.equal(a, b) for a, b in zip(state_of(module), state_of(fresh), strict=True))
 
 
@@ -111,7 +114,7 @@ def test_a_foreign_checkpoint_is_refused(tiny_config: TinyConfig, tmp_path: Path
         load(found[1], tiny_config(seed=1))
     content = torch.load(found[1], weights_only=True)
     torch.save({**content, "format": 99}, found[1])
-    with pytest.raises(CheckpointError, match="has checkpoint format 99, this code reads 1"):
+    with pytest.raises(CheckpointError, match="has checkpoint format 99, this code reads 2"):
         load(found[1], config)
 
 

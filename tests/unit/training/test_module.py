@@ -20,6 +20,7 @@ from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics
 
 MakeConfig = Callable[..., RunConfig]
+MEASURED = torch.tensor(2.0), torch.tensor(8.0)  # the loss of a step and its targets, where they do not matter
 
 
 def make(config: RunConfig) -> TrainingModule:
@@ -35,11 +36,11 @@ def make(config: RunConfig) -> TrainingModule:
 
 def gradients(config: RunConfig, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[float, dict[str, Tensor]]:
     """Loss that is logged, and the gradient the update would see."""
-    module = make(config)
-    monkeypatch.setattr(module, "_update", lambda: None)
+    module, losses = make(config), []
+    monkeypatch.setattr(module, "_update", lambda loss, count: losses.append(loss.item()))
     module.training_step(batch, 0)
     found = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in module.model.named_parameters()}
-    return module.last["loss"], found
+    return losses[0], found
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -114,21 +115,53 @@ def test_a_step_without_images_still_ages_every_moment(make_config: MakeConfig) 
     module = make(config)
     for parameter in module.model.trunk.parameters():
         parameter.grad = torch.ones_like(parameter)
-    module._update()
+    module._update(*MEASURED)
     ages = {int(module.optimizer.state[p]["step"]) for p in module.model.parameters()}
     assert ages == {1}
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_moves_no_weight(make_config: MakeConfig, poison: float) -> None:
-    module = make(make_config())
-    before = {name: p.detach().clone() for name, p in module.model.named_parameters()}
-    for parameter in module.model.parameters():
-        parameter.grad = torch.full_like(parameter, poison)
-    module._update()
-    assert not math.isfinite(module.grad_norm)
-    assert all(torch.equal(p, before[name]) for name, p in module.model.named_parameters())
-    assert module.optimizer.state == {}
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+@pytest.mark.parametrize(("loss", "poison"), [(2.0, math.nan), (2.0, math.inf), (math.nan, 1.0)])
+def test_what_is_not_finite_moves_no_weight_and_no_moment(
+    make_config: MakeConfig, loss: float, poison: float, on_nonfinite: str
+) -> None:
+    module = make(make_config(optim={"on_nonfinite": on_nonfinite}))
+
+    def step(gradient: float, loss: float) -> None:
+        for parameter in module.model.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        module._update(torch.tensor(loss), torch.tensor(8.0))
+
+    def state() -> list[Tensor]:
+        moments = [v for s in module.optimizer.state_dict()["state"].values() for v in s.values()]
+        return [v.clone() for v in (*module.model.state_dict().values(), *moments)]
+
+    step(1.0, 2.0)
+    before = state()
+    step(poison, loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
+    cause = "nan_gradient" if math.isfinite(loss) else "nan_loss"
+    assert (module.verdict.action, module.verdict.cause) == (on_nonfinite, cause)
+    assert module.step == 2
+    assert all(parameter.grad is None for parameter in module.model.parameters())
+    if on_nonfinite == "skip":
+        step(1.0, 2.0)
+        assert module.verdict.action == "update"
+        assert not torch.equal(state()[0], before[0])
+        assert {int(s["step"]) for s in module.optimizer.state.values()} == {2}
+        assert (module.guard.seen, module.guard.skipped) == (2, {cause: 1})
+
+
+def test_frozen_parameters_are_not_updated_and_not_in_the_norm(make_config: MakeConfig) -> None:
+    module = make(make_config("late"))
+    for parameter in module.model.vision.parameters():
+        parameter.requires_grad_(False)
+    rest = [p for name, p in module.model.named_parameters() if not name.startswith("vision.")]
+    for parameter in rest:
+        parameter.grad = torch.ones_like(parameter)
+    module._update(*MEASURED)
+    assert module.grad_norm == pytest.approx(math.sqrt(sum(p.numel() for p in rest)), rel=1e-5)
+    assert all(parameter.grad is None for parameter in module.model.vision.parameters())
 
 
 def test_bf16_autocasts_the_products_and_keeps_the_loss_in_fp32(make_config: MakeConfig) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from lab import training_batch
+from lab import ARCHS, training_batch
 
 from nmm.config import Budget, RunConfig
 from nmm.model.build import build
+from nmm.model.fusion import NativeMultimodalModel
+from nmm.model.loss import loss_sums, objective
 from nmm.training import numerics
-from nmm.training.numerics import Numerics, choose, compile_blocks, prepare_process
+from nmm.training.numerics import Numerics, blocks, choose, compile_blocks, prepare_process, recompute_blocks
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -91,3 +93,54 @@ def test_compiling_blocks_keeps_the_names_of_their_weights(make_config: MakeConf
     assert list(model.state_dict()) == names
     with torch.compiler.set_stance("force_eager"):
         assert model(training_batch(config)).logits.isfinite().all()
+
+
+def gradients(config: RunConfig, model: NativeMultimodalModel, precision: str) -> dict[str, torch.Tensor | None]:
+    batch = training_batch(config)
+    with torch.no_grad():  # a head of zeros would let no gradient through
+        model.head.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        output = model(batch)
+    objective(loss_sums(output, batch, config), batch.weights.sum(), config).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_recomputed_blocks_give_the_same_gradients_bit_for_bit(
+    make_config: MakeConfig, arch: str, precision: str
+) -> None:
+    config = make_config(arch)
+    kept, recomputed = build(config), build(config)
+    names = list(recomputed.state_dict())
+    recompute_blocks(recomputed)
+    assert list(recomputed.state_dict()) == names
+    expected, found = gradients(config, kept, precision), gradients(config, recomputed, precision)
+    for name, gradient in expected.items():
+        assert gradient is not None
+        assert torch.equal(found[name], gradient), name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_block_is_computed_twice_in_training_and_once_without_gradients(
+    make_config: MakeConfig, arch: str
+) -> None:
+    config = make_config(arch)
+    model, calls = build(config), []
+    for number, block in enumerate(blocks(model)):
+        forward = block.forward
+        block.forward = lambda *a, forward=forward, number=number, **k: calls.append(number) or forward(*a, **k)
+    recompute_blocks(model)
+    with torch.no_grad():
+        model(training_batch(config))
+    assert sorted(calls) == list(range(len(blocks(model))))
+    calls.clear()
+    gradients(config, model, "fp32")
+    assert sorted(calls) == sorted([*range(len(blocks(model))), *range(len(blocks(model)))])
+
+
+def test_blocks_are_those_of_trunk_and_encoder(make_config: MakeConfig) -> None:
+    late = build(make_config("late"))
+    assert len(blocks(late)) == late.config.size.depth + late.config.size.vision_depth
+    early = build(make_config("early"))
+    assert blocks(early) == list(early.trunk.blocks)

@@ -62,7 +62,7 @@ def test_parameters_and_flops_are_the_formulas_on_those_tokens(tiny_config: Tiny
         config, positions, tokens["image"] / positions, tokens["targets"] / positions
     )
     assert record["tokens_per_second"] == 12 * 512 / 2.0
-    expected = record["flops"]["total"] / 2.0 / peak_flops("cpu", 1)
+    expected = record["flops"]["total"] / 2.0 / peak_flops("cpu", 1, "fp32")
     assert record["mfu"] == pytest.approx(expected)
 
 
@@ -116,11 +116,22 @@ def test_the_digest_sees_every_bit_and_every_name(tiny_config: TinyConfig) -> No
     assert weights_digest(other) != weights_digest(swapped)
 
 
-def test_the_yardstick_is_of_the_device_the_run_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    devices = []
-    ones = torch.ones
-    monkeypatch.setattr(outcome.torch, "ones", lambda *n, device: devices.append(device) or ones(8, 8))
-    monkeypatch.setattr(outcome.torch.cuda, "is_available", lambda: True)
-    assert peak_flops.__wrapped__("cpu", 1) > 0
-    assert peak_flops.__wrapped__("gpu", 1) > 0
-    assert devices == ["cpu", "cuda"]
+def test_the_yardstick_is_of_what_the_run_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    products = []
+    randn, generator = torch.randn, torch.Generator("cpu")
+
+    def small(*shape: int, device: str, **_: Any) -> torch.Tensor:
+        products.append((device, shape[0]))
+        return randn(8, 8)
+
+    monkeypatch.setattr(outcome.torch, "randn", small)
+    monkeypatch.setattr(outcome.torch, "Generator", lambda device: generator)
+    assert peak_flops.__wrapped__("cpu", 1, "fp32") > 0
+    assert peak_flops.__wrapped__("gpu", 1, "bf16") > 0
+    assert products == [("cpu", 1024), ("cuda", 8192)]
+
+
+def test_mfu_is_a_share_of_all_ranks(tiny_config: TinyConfig) -> None:
+    one = tiny_config()
+    two = dataclasses.replace(one, trainer=dataclasses.replace(one.trainer, devices=2))
+    assert record_of(two, {})["mfu"] == pytest.approx(record_of(one, {})["mfu"] / 2)

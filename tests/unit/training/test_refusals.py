@@ -33,6 +33,8 @@ def test_divergence_is_a_result(tiny_config: TinyConfig, monkeypatch: pytest.Mon
     assert record["status"] == "diverged" == status(run_directory(config))
     step = record["result"]["step"]
     assert 1 < step < 12
+    assert record["result"]["cause"] in ("nan_loss", "nan_gradient")
+    assert record["result"]["skipped_steps"] == {}
     assert "loss" in record["result"]["error"] and f"at step {step}" in record["result"]["error"]
     assert record["result"]["weights_sha256"] == digests[step - 1]
     assert train(config) == record

@@ -1,0 +1,152 @@
+"""`nmm generate`: let a run continue held-out documents, or words of yours, and see what it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from nmm.batch import IMAGE_ID, SOURCES
+from nmm.config import ConfigError, RunConfig
+from nmm.data.decoded import open_decoded
+from nmm.data.index import Shards, open_shards
+from nmm.data.window import gather_documents
+from nmm.origin import run_settings
+from nmm.record import status
+
+OPENING = 3  # words shown of a document without images
+
+EXAMPLES = """\
+A document is shown up to its last image, or its first 3 words if it has none; the run says the rest.
+
+examples:
+  nmm generate RUN                                                    captions of 4 held-out pictures
+  nmm generate RUN --source interleaved --count 2 --temperature 0.8   with draws instead of the likeliest words
+  nmm generate RUN --source caption --prompt "Q colour topleft A"     a question about each picture
+  nmm generate RUN --prompt "one object : topleft"                    words alone
+"""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the run is shown and, for a document, how it goes on. ``patches`` (I, M, P) uint8."""
+
+    name: str
+    tokens: list[int]
+    patches: np.ndarray | None
+    truth: list[int]
+
+
+def generate_main(argv: list[str]) -> int:
+    """Parse the command line, generate, print."""
+    options = _parser().parse_args(argv)
+    config = _settings(options.run)
+    shards = _shards(config, options.shards)
+    begun = _beginnings(shards, config, options)
+    from nmm.generate import Prompt, generate  # torch only once everything else is known to be right
+    from nmm.start import load_run
+
+    model = load_run(options.run)
+    said = generate(
+        model,
+        [Prompt(one.tokens, one.patches) for one in begun],
+        config.data.context_length if options.max_new_tokens is None else options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    shown = [_in_words(one, new, shards, config) for one, new in zip(begun, said, strict=True)]
+    if (options.run / "attempts").is_dir() and status(options.run) != "done":
+        print(f"nmm generate: {options.run} is {status(options.run)}; this is its newest checkpoint", file=sys.stderr)
+    print(json.dumps(shown, indent=1) if options.json else "\n".join(map(_lines, shown)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nmm generate",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory (its newest checkpoint) or an export")
+    parser.add_argument("--source", choices=SOURCES, help="documents to continue (default: caption)")
+    parser.add_argument("--split", default="val", help="of the shards: train, val or test (default: val)")
+    parser.add_argument("--count", type=int, default=4, help="documents, the first ones of the split (default: 4)")
+    parser.add_argument("--prompt", default="", metavar="WORDS", help="words that follow, or are all without --source")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: as many as the context length holds")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest word (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the words that reach this probability")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--shards", type=Path, metavar="DIR", help="where the run's shards are now, if they were moved")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    return parser
+
+
+def _settings(run: Path) -> RunConfig:
+    if not (run / "config.json").is_file():
+        raise ConfigError(
+            f"{run} holds no config.json; give a run directory (outputs/runs/RUN_ID) or what `nmm export` wrote"
+        )
+    return run_settings(run)
+
+
+def _shards(config: RunConfig, moved_to: Path | None) -> Shards:
+    """The shards the run was trained on: its vocabulary is theirs."""
+    path = moved_to or Path(config.data.path)
+    if moved_to is None and not (path / "manifest.json").is_file():
+        raise ConfigError(f"the run's shards are not at {path} any more; say where they are with --shards DIR")
+    shards = open_shards(path)
+    if shards.fingerprint != config.data.fingerprint:
+        raise ConfigError(
+            f"{path} holds shards {shards.fingerprint[:12]}, the run was trained on {config.data.fingerprint[:12]}, "
+            "whose words may have other ids; say where those are with --shards DIR"
+        )
+    return shards
+
+
+def _beginnings(shards: Shards, config: RunConfig, options: argparse.Namespace) -> list[Beginning]:
+    """What the options ask for: documents, documents with words after them, or words alone."""
+    words = shards.tokenizer.encode(options.prompt)
+    if words and options.source is None:
+        return [Beginning("words", words, None, [])]
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count} must be at least 1")
+    found = islice(documents(shards, config, options.source or "caption", options.split), options.count)
+    return [replace(one, tokens=one.tokens + words, truth=[]) if words else one for one in found]
+
+
+def documents(shards: Shards, config: RunConfig, source: str, split: str) -> Iterator[Beginning]:
+    """The documents of one source and split in order, cut to the run's context length, as beginning and truth."""
+    m = config.tokens_per_image
+    number = 0
+    for shard in open_decoded(shards, source, split, config.data.patch_size):
+        for document in gather_documents([shard], SOURCES.index(source), 0, config.data.context_length, m):
+            first, start = int(document["first_image"]), int(document["start"])
+            tokens = shard.positions["token"][start : start + int(document["length"])].tolist()
+            shown = len(tokens) - tokens[::-1].index(IMAGE_ID) if document["images"] else OPENING
+            patches = np.array(shard.patches[first * m : (first + int(document["images"])) * m])
+            images = patches.reshape(int(document["images"]), m, patches.shape[1])
+            yield Beginning(f"{source} {split} {number}", tokens[:shown], images, tokens[shown:])
+            number += 1
+
+
+def _in_words(one: Beginning, new: list[int], shards: Shards, config: RunConfig) -> dict[str, str]:
+    """Document, prompt, generated and truth, an image being one "<image>"."""
+    m, seen, prompt = config.tokens_per_image, 0, []
+    for token in one.tokens:
+        if token != IMAGE_ID or seen % m == 0:
+            prompt.append(token)
+        seen += token == IMAGE_ID
+    texts = {"prompt": prompt, "generated": new, "truth": one.truth}
+    return {"document": one.name} | {name: shards.tokenizer.decode(ids) for name, ids in texts.items()}
+
+
+def _lines(shown: dict[str, str]) -> str:
+    return "\n".join([shown["document"], *(f"  {k:10} {v}" for k, v in shown.items() if v and k != "document")])
