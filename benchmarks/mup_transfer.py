@@ -129,8 +129,8 @@ def draw(found: dict[str, dict[int, Curve]], best: dict[str, dict[int, dict[str,
         axis.grid(alpha=0.3)
     lowest = min(row["loss"] for rows in best.values() for row in rows.values())
     axes[0].set(ylabel="held-out loss (nats / token)", ylim=(lowest - 0.05, lowest + 1.2))
-    axes[0].legend(framealpha=1)
-    figure.savefig(file, dpi=150)
+    axes[0].legend(framealpha=1, title="shaded: range over seeds", title_fontsize=8)
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:

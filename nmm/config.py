@@ -32,7 +32,7 @@ from nmm.groups import Trainer as Trainer
 from nmm.validation import ConfigError as ConfigError
 from nmm.validation import validate as validate
 
-CODE_NUMERICS = 1  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
+CODE_NUMERICS = 2  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
 
 
 def hidden_width(width: int, mlp_ratio: float, multiple: int) -> int:

@@ -95,7 +95,7 @@ def run_weights(directory: Path) -> dict[str, Tensor]:
 def export(directory: Path, out: Path, dtype: str = "fp32") -> Path:
     """Write the newest weights of a run as ``out``/model.safetensors with config.json beside it; returns ``out``.
 
-    ``dtype`` is fp32 or bf16. Raises ``ConfigError`` for another dtype or a directory that is no run.
+    ``dtype`` is fp32 or bf16, of the matrices; gains and biases stay fp32. Raises ``ConfigError`` for another dtype or a directory that is no run.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -103,7 +103,7 @@ def export(directory: Path, out: Path, dtype: str = "fp32") -> Path:
     weights = run_weights(directory)
     tied = settings.block.tied_head
     tensors = {
-        name: value.to(DTYPES[dtype]).contiguous().clone()
+        name: (value.to(DTYPES[dtype]) if value.ndim >= 2 else value).contiguous().clone()
         for name, value in weights.items()
         if not (tied and name == "head.weight")
     }

@@ -84,8 +84,18 @@ def report(record: dict[str, Any], directory: Path) -> None:
     what = f"loss {numbers}" if numbers else result.get("error", "loss unknown")
     left_out = f" ({skipped} updates left out)" if skipped else ""
     print(f"{record['status']}: {steps}{left_out}, {what} -> {directory / 'record.json'}")
+    if "sft" in result:
+        print(_marks(result["sft"]))
     if record["status"] != "done":
         raise SystemExit(3)
+
+
+def _marks(marks: dict[str, Any]) -> str:
+    kinds = [kind for kind in marks["accuracy"] if kind != "avg"]
+    rights = "  ".join(f"{kind} {marks['accuracy'][kind]:.2f} ({marks['chance'][kind]:.2f})" for kind in kinds)
+    mean = f"{marks['accuracy']['avg']:.3f} +- {marks['stderr']['avg']:.3f}"
+    captions = f"; captions: CIDEr {marks['cider']:.2f}" if "cider" in marks else ""
+    return f"answers right {mean}, by kind (chance): {rights}{captions}"
 
 
 def run() -> None:

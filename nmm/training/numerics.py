@@ -82,7 +82,7 @@ def compile_blocks(model: NativeMultimodalModel) -> None:
     The forward method is compiled, not the call: hooks of FSDP2, and recomputation, stay outside.
     """
     for block in model.trunk.blocks:
-        block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def recompute_blocks(model: NativeMultimodalModel) -> None:
@@ -91,7 +91,7 @@ def recompute_blocks(model: NativeMultimodalModel) -> None:
     After ``compile_blocks`` if both are wanted. Gradients are the same bit for bit.
     """
     for block in blocks(model):
-        block.forward = functools.partial(_recomputed, block.forward)  # type: ignore[method-assign]
+        block.forward = functools.partial(_recomputed, block.forward)
 
 
 def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:

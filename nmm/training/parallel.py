@@ -16,7 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
-from nmm.config import RunConfig
+from nmm.config import ConfigError, RunConfig
 from nmm.training.callbacks import StepBoundary
 from nmm.training.exchange import has_images
 from nmm.training.progress import ProgressBar
@@ -44,7 +44,7 @@ class _Srun(SLURMEnvironment):
 
 
 def environment(config: RunConfig) -> LightningEnvironment | SLURMEnvironment | TorchElasticEnvironment:
-    """How Lightning learns of ranks and addresses. Raises ``ConfigError`` when the ranks are not those of the config."""
+    """How Lightning learns of ranks and addresses. Raises ``ConfigError`` when they are not those of the config."""
     check_ranks(config)
     match place().starter:
         case "srun":
@@ -56,8 +56,16 @@ def environment(config: RunConfig) -> LightningEnvironment | SLURMEnvironment | 
 
 
 def join(config: RunConfig) -> None:
-    """Connect all ranks of the run; started by hand, a process first starts the others of its node. Idempotent."""
+    """Connect all ranks of the run; started by hand, a process first starts the others of its node. Idempotent.
+
+    Raises ``ConfigError`` when the ranks that were started, or the GPUs of this node, are not those of the config.
+    """
     plugin, trainer = environment(config), config.trainer
+    if trainer.accelerator == "gpu" and torch.cuda.device_count() < trainer.devices:
+        raise ConfigError(
+            f"trainer.accelerator=gpu with trainer.devices={trainer.devices}, but this process sees "
+            f"{torch.cuda.device_count()} GPUs; give fewer devices, or trainer.accelerator=cpu"
+        )
     if trainer.world_size == 1 or dist.is_initialized():
         return
     lightning.Fabric(
@@ -129,12 +137,11 @@ def _strategy(config: RunConfig) -> DDPStrategy | ModelParallelStrategy:
     trainer = config.trainer
     if trainer.strategy == "fsdp2":
         return ModelParallelStrategy(data_parallel_size=trainer.world_size, tensor_parallel_size=1)
-    # a net of timm may have parameters that its features do not use; all others are used in every batch: ``with_image``
-    may_be_unused = bool(config.arch.vision_model) or not has_images(config)
+    foreign = bool(config.arch.vision_model)  # may have parameters that its features do not use, and running statistics
     return DDPStrategy(
-        find_unused_parameters=may_be_unused,
+        find_unused_parameters=foreign or not has_images(config),  # else all are used in every batch: ``with_image``
+        broadcast_buffers=foreign,  # our own, biases of experts, move alike on every rank
         gradient_as_bucket_view=True,  # one copy of the gradients, not two
-        broadcast_buffers=False,  # biases of experts move alike on every rank
     )
 
 

@@ -26,7 +26,7 @@ def shard(model: NativeMultimodalModel, device: torch.device, precision: str) ->
 
     A block is gathered as one when it runs; embedding, head and what lies between the blocks are the root's. Weights,
     moments and sums of gradients are fp32. With ``precision`` bf16 a block's weights travel as bf16: autocast, which
-    stays on, would cast its matrices anyway, but only after sending twice the bytes, and would keep every block's casts.
+    stays on, would cast its matrices anyway, but after sending twice the bytes, and would keep the casts of all blocks.
     Gains and routers, which autocast leaves alone, are rounded on the way as well.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("rank",))
@@ -43,7 +43,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole(values: Any) -> Any:
-    """``values`` (nested dicts and lists) with whole CPU tensors for sharded ones on rank 0, and None for them elsewhere.
+    """``values`` (nested dicts and lists) with whole CPU tensors for sharded ones on rank 0, None for them elsewhere.
 
     Every rank must call it, with the same keys in the same order. One tensor is gathered at a time.
     """

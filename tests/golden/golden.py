@@ -10,16 +10,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lab import ARCHS, metrics, tiny_config_on, train, write_tiny_shards
+from lab import conf, metrics, tiny_config_on, train, write_tiny_shards
 
 FILE = Path(__file__).with_name("losses.json")
 STEPS = 20
+CASES = {name: (name, "small") for name in ("early", "late", "moe", "moe_aware", "moe_aware_matched", "moe_fine")}
+CASES |= {f"{name}, paper block": (name, "paper") for name in ("early", "late", "moe")}
 
 
-def twenty_steps(shards: Path, arch: str, out: Path) -> dict[str, Any]:
+def twenty_steps(shards: Path, case: str, out: Path) -> dict[str, Any]:
     """Loss of every step, held-out losses, and which rows were delivered."""
     trainer = {"log_every_steps": 1, "precision": "fp32"}
-    config = tiny_config_on(shards, arch, out=str(out), budget={"steps": STEPS}, trainer=trainer)
+    arch, block = CASES[case]
+    groups = {"block": conf("block", block), "trainer": trainer, "budget": {"steps": STEPS}}
+    config = tiny_config_on(shards, arch, out=str(out), **groups)
     result = train(config)["result"]
     rows = metrics(config)
     return {
@@ -35,9 +39,9 @@ def main() -> None:
     """Write losses.json."""
     with tempfile.TemporaryDirectory() as folder:
         shards = write_tiny_shards(Path(folder) / "shards")
-        found = {arch: twenty_steps(shards, arch, Path(folder) / "runs") for arch in ARCHS}
+        found = {case: twenty_steps(shards, case, Path(folder) / "runs") for case in CASES}
     FILE.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"wrote {STEPS} steps of {', '.join(ARCHS)}: {FILE}")
+    print(f"wrote {STEPS} steps of {'; '.join(CASES)}: {FILE}")
 
 
 if __name__ == "__main__":

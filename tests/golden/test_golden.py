@@ -9,16 +9,15 @@ import json
 from pathlib import Path
 
 import pytest
-from golden import FILE, STEPS, twenty_steps
-from lab import ARCHS
+from golden import CASES, FILE, STEPS, twenty_steps
 
 TOLERANCE = 1e-4
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_twenty_steps(tiny_shards: Path, tmp_path: Path, arch: str) -> None:
-    golden = json.loads(FILE.read_text())[arch]
-    found = twenty_steps(tiny_shards, arch, tmp_path)
+@pytest.mark.parametrize("case", CASES)
+def test_twenty_steps(tiny_shards: Path, tmp_path: Path, case: str) -> None:
+    golden = json.loads(FILE.read_text())[case]
+    found = twenty_steps(tiny_shards, case, tmp_path)
     assert found["shards"] == golden["shards"], "the world renders other documents: mark the commit DATA"
     assert found["order_hash"] == golden["order_hash"], "rows come in another order: mark the commit DATA-ORDER"
     assert found["entropy"] == pytest.approx(golden["entropy"], rel=1e-6)

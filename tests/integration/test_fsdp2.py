@@ -48,6 +48,9 @@ class Runs:
         self.folder = folder
         self.alone = {arch: alone(arch) for arch in ARCHS}
         self.alone |= {"rich": alone("moe_aware", **RICH), "bf16": alone("moe", "bf16")}
+        self.alone["text"] = alone("late", data={"mixture": {"text": 1.0, "caption": 0.0, "interleaved": 0.0}})
+        net = {"vision_model": "test_vit", "pairing": "none"}
+        self.alone["net"] = alone("late", arch=net, data={"patch_size": 16})
         self.made: dict[str, tuple[RunConfig, RunConfig]] = {}
 
     def like(self, arch: str, name: str, **trainer: Any) -> RunConfig:
@@ -95,7 +98,7 @@ def runs(make_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPat
             *(Job(all_runs.like(name, "fsdp2", **TWO_FSDP2)) for name in all_runs.alone),
             dataclasses.replace(cannot, fails="none matches its checksum"),  # and the ranks are ready for the next
             Job(all_runs.like("early", "fsdp2", **TWO_FSDP2)),  # again: it is finished
-            Job(all_runs.like("rich", "ddp", **TWO_DDP)),
+            *(Job(all_runs.like(name, "ddp", **TWO_DDP)) for name in ("rich", "text", "net")),
             Job(all_runs.like("late", "busy", **TWO_FSDP2, **busy, activation_checkpointing=True)),
             Job(all_runs.like("moe", "busy", **TWO_DDP, **busy, activation_checkpointing=True)),
             all_runs.stopped("moe", "two fsdp2", **TWO_FSDP2),
@@ -136,8 +139,8 @@ def stop_alone(config: RunConfig) -> None:
 
 
 NAMES = [
-    *(f"{name} fsdp2" for name in (*ARCHS, "rich", "bf16")),
-    "rich ddp",
+    *(f"{name} fsdp2" for name in (*ARCHS, "rich", "bf16", "text", "net")),
+    *(f"{name} ddp" for name in ("rich", "text", "net")),
     "late busy",
     "moe busy",
     "moe one, then 2 fsdp2",

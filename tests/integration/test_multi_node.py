@@ -27,7 +27,9 @@ TinyConfig = Callable[..., RunConfig]
 TWO_NODES = {"devices": 1, "num_nodes": 2}
 
 
-def alone_and(tiny_config: TinyConfig, tmp_path: Path, steps: int = 12, **trainer: object) -> tuple[RunConfig, RunConfig]:
+def alone_and(
+    tiny_config: TinyConfig, tmp_path: Path, steps: int = 12, **trainer: object
+) -> tuple[RunConfig, RunConfig]:
     """A run finished by this process, and the same with another ``trainer`` in another folder."""
     common = {"micro_batches": 2, "log_every_steps": 1}
     slowly = {"lr": 1e-3}  # so that roundings do not grow over many steps
@@ -117,14 +119,14 @@ def array_task(directory: Path, nodes: int, restarts: int = 0) -> subprocess.Pop
     path |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     variables = child_environment() | slurm | mine | path
     script = ["bash", str(ROOT / "slurm" / "array.sbatch")]
-    STARTED.append(
-        subprocess.Popen(script, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    )
+    STARTED.append(subprocess.Popen(script, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     return STARTED[-1]
 
 
 @pytest.mark.slow
-def test_an_array_task_on_two_nodes_is_stopped_and_goes_on(tiny_config: TinyConfig, tmp_path: Path, sweep: Path) -> None:
+def test_an_array_task_on_two_nodes_is_stopped_and_goes_on(
+    tiny_config: TinyConfig, tmp_path: Path, sweep: Path
+) -> None:
     """The ranks save at one step, the task asks for itself again, and the result is that of one rank."""
     alone, both = alone_and(tiny_config, tmp_path, steps=150, **TWO_NODES)
     plan_one(both, sweep)
@@ -150,6 +152,62 @@ def test_an_array_task_on_two_nodes_is_stopped_and_goes_on(tiny_config: TinyConf
     assert len(asked) == 2
     assert asked[0].startswith("--nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ")
     assert json.loads((attempts(directory)[0] / "ended.json").read_text())["status"] == "interrupted"
+
+
+STUB = """#!/bin/sh
+echo "$SLURM_PROCID: $@" >> {folder}/ranks.log
+trap 'exit 138' USR1
+{then}
+"""
+
+
+def train_task(folder: Path, then: str, **extra: str) -> subprocess.Popen[str]:
+    """slurm/train.sbatch in a job of two tasks on each of two nodes; ``then`` is what a rank does."""
+    (folder / "python").write_text(STUB.format(folder=folder, then=then))
+    (folder / "python").chmod(0o755)
+    tools = folder / "bin"
+    install(tools)
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.log\n')
+    (tools / "scontrol").chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}
+    mine = {"NMM_PYTHON": str(folder / "python"), "FAKE_SRUN_LOG": str(folder / "srun.log")}
+    path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    path["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    script = ["bash", str(ROOT / "slurm" / "train.sbatch"), "arch=late", "trainer=fsdp2"]
+    environment = child_environment() | slurm | mine | path | extra
+    return subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_one_run_takes_the_shape_of_its_job(tmp_path: Path) -> None:
+    process = train_task(tmp_path, "exit 0", SLURM_CPUS_PER_TASK="3", NMM_SRUN_ARGS="--mpi=none")
+    assert process.communicate(timeout=60) and process.returncode == 0
+    command = "-m nmm.train arch=late trainer=fsdp2 trainer.devices=2 trainer.num_nodes=2"
+    ranks = sorted((tmp_path / "ranks.log").read_text().splitlines())
+    assert ranks == [f"{rank}: {command}" for rank in range(4)]
+    options = "--nodes=2 --ntasks=4 --ntasks-per-node=2 --kill-on-bad-exit=1 --cpus-per-task=3 --mpi=none"
+    assert (tmp_path / "srun.log").read_text() == f"{options} {tmp_path}/python {command}\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(("restarts", "requeued"), [("0", "requeue 77\n"), ("20", "")])
+def test_one_run_is_stopped_and_asks_for_its_job_again(
+    tmp_path: Path, signum: signal.Signals, restarts: str, requeued: str
+) -> None:
+    process = train_task(tmp_path, "while :; do sleep 0.1; done", SLURM_RESTART_COUNT=restarts)
+    log = tmp_path / "ranks.log"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") == 4, "the ranks")
+    process.send_signal(signum)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, text
+    found = (tmp_path / "scontrol.log").read_text() if (tmp_path / "scontrol.log").exists() else ""
+    assert found == requeued
+
+
+def test_a_run_that_fails_is_not_asked_for_again(tmp_path: Path) -> None:
+    process = train_task(tmp_path, "exit 3")
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert not (tmp_path / "scontrol.log").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- torchrun

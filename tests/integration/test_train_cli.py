@@ -16,7 +16,10 @@ SHORT = ("size=d16", "data.eval_rows=4", "trainer.compile=off", "trainer.log_eve
 MISTAKES = {
     "unknown key": (["nosuch=1"], r"Could not override 'nosuch'. Key 'nosuch' is not in struct"),
     "unknown appended key": (["+trainer.nosuch=1", "budget.steps=4"], "unknown key trainer.nosuch; allowed here: rows"),
-    "unknown option": (["arch=nosuch"], "Could not find 'arch/nosuch' Available options in 'arch': early from_start late moe"),
+    "unknown option": (
+        ["arch=nosuch"],
+        "Could not find 'arch/nosuch' Available options in 'arch': early from_start late moe",
+    ),
     "two budgets": (["budget.steps=4", "budget.tokens=10"], "budget needs exactly one of tokens, flops, steps; got"),
     "no budget": ([], "budget needs exactly one of tokens, flops, steps; got none"),
     "impossible combination": (

@@ -30,11 +30,13 @@ def test_it_comes_back_as_it_was(begun: tuple[RunConfig, Path]) -> None:
 
 def test_any_free_change_there_and_back(begun: tuple[RunConfig, Path]) -> None:
     config, directory = begun
-    trainer = dataclasses.replace(config.trainer, devices=2, num_nodes=2, strategy="fsdp2", checkpoint_every_seconds=0.5)
+    trainer = dataclasses.replace(
+        config.trainer, devices=2, num_nodes=2, strategy="fsdp2", checkpoint_every_seconds=0.5
+    )
     data = dataclasses.replace(config.data, path="1e5")  # as text, though it reads like a number
     moved = dataclasses.replace(config, out="/elsewhere", trainer=trainer, data=data)
     changes = changes_from(directory, moved)
-    assert "trainer.strategy=\"fsdp2\"" in changes and len(changes) == 6
+    assert 'trainer.strategy="fsdp2"' in changes and len(changes) == 6
     assert read_frozen(directory, changes) == moved
     by_hand = ["trainer.strategy=fsdp2", "trainer.devices=2", "trainer.progress=true"]
     assert read_frozen(directory, by_hand).trainer.strategy == "fsdp2"

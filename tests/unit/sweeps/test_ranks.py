@@ -70,9 +70,7 @@ def test_a_worker_hands_over_what_has_several_ranks(
     assert seen == ["worker", "ranks", "ranks"]
 
 
-def test_ranks_that_leave_no_record(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_that_leave_no_record(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(7)"])
     with pytest.raises(SweepError, match=f"the ranks of {tmp_path.name} ended with status 7 and without a record"):
         ranks.execute(on(make_config(), 2, 1), tmp_path)

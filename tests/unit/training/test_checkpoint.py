@@ -36,6 +36,13 @@ def after_steps(config: RunConfig, steps: int) -> TrainingModule:
     return module
 
 
+def tensors_of(values: Any) -> list[torch.Tensor]:
+    """All tensors of nested dicts."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    return [t for value in values.values() for t in tensors_of(value)] if isinstance(values, dict) else []
+
+
 def state_of(module: TrainingModule) -> list[Any]:
     optimizer = module.optimizer.state_dict()
     return [*module.model.state_dict().values(), *(v for s in optimizer["state"].values() for v in s.values())]
@@ -57,6 +64,8 @@ def test_everything_comes_back(tiny_config: TinyConfig, tmp_path: Path, arch: st
     assert fresh.guard == module.guard == Guard(mean=2.0, seen=3)
     assert Numerics(**content["numerics"]) == module.numerics
     assert all(torch.equal(a, b) for a, b in zip(state_of(module), state_of(fresh), strict=True))
+    mapped = {value.untyped_storage().data_ptr() for value in tensors_of(content)}
+    assert mapped.isdisjoint(value.untyped_storage().data_ptr() for value in state_of(fresh))  # the file may go
     for one in (module, fresh):  # and the next update is the same
         for parameter in one.model.parameters():
             parameter.grad = torch.ones_like(parameter)

@@ -72,9 +72,7 @@ def test_the_right_ranks(make_config: MakeConfig, devices: int, nodes: int, here
         (2, 1, Place("torchrun", 0, 0, 1, 1), "torchrun started 1 processes on 1 nodes"),
     ],
 )
-def test_other_ranks_are_refused(
-    make_config: MakeConfig, devices: int, nodes: int, here: Place, message: str
-) -> None:
+def test_other_ranks_are_refused(make_config: MakeConfig, devices: int, nodes: int, here: Place, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_ranks(on(make_config(), devices, nodes), here)
 
@@ -118,6 +116,13 @@ def test_alone_nothing_is_joined_and_rank_0_decides(make_config: MakeConfig) -> 
     assert describe_ranks(on(config, 2, 2, strategy="fsdp2")) == "4 ranks on 2 nodes, fsdp2, started by self"
 
 
+def test_gpus_that_are_not_there(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel.torch.cuda, "device_count", lambda: 1)
+    join(on(make_config(), 1, accelerator="gpu"))
+    with pytest.raises(ConfigError, match="gpu with trainer.devices=2, but this process sees 1 GPUs; give fewer dev"):
+        join(on(make_config(), 2, accelerator="gpu"))
+
+
 def test_where_a_rank_computes(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert str(device_of(on(make_config(), 2, accelerator="gpu"))) == "cuda:1"
@@ -130,6 +135,7 @@ def test_where_a_rank_computes(make_config: MakeConfig, monkeypatch: pytest.Monk
         ("late", {}, False),
         ("moe", {}, False),
         ("early", {"data": {"mixture": {"text": 1.0, "caption": 0.0}}}, True),
+        ("late", {"arch": {"vision_model": "test_vit", "pairing": "none"}, "data": {"patch_size": 16}}, True),
     ],
 )
 def test_ddp_looks_for_unused_parameters_only_where_there_may_be_some(
