@@ -95,7 +95,8 @@ def run_weights(directory: Path) -> dict[str, Tensor]:
 def export(directory: Path, out: Path, dtype: str = "fp32") -> Path:
     """Write the newest weights of a run as ``out``/model.safetensors with config.json beside it; returns ``out``.
 
-    ``dtype`` is fp32 or bf16, of the matrices; gains and biases stay fp32. Raises ``ConfigError`` for another dtype or a directory that is no run.
+    ``dtype`` (fp32 or bf16) is that of the matrices; gains and biases stay fp32. Raises ``ConfigError`` for another
+    dtype or a directory that is no run.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 
 def step_variables(nodes: int, each: int) -> list[dict[str, str]]:
@@ -39,9 +40,21 @@ def main(argv: list[str]) -> int:
         log.write(" ".join(argv) + "\n")
     nodes, each = int(options["nodes"]), int(options["ntasks-per-node"])
     assert int(options["ntasks"]) == nodes * each
-    tasks = [subprocess.Popen(program, env=os.environ | variables) for variables in step_variables(nodes, each)]
-    signal.signal(signal.SIGUSR1, lambda *_: [task.send_signal(signal.SIGUSR1) for task in tasks])
-    signal.signal(signal.SIGTERM, lambda *_: [task.kill() for task in tasks])
+    tasks: list[subprocess.Popen[bytes]] = []
+    waiting: list[int] = []
+
+    def hand_on(signum: int, frame: FrameType | None) -> None:
+        if len(tasks) < nodes * each:
+            return waiting.append(signum)
+        for task in tasks:
+            task.send_signal(signal.SIGUSR1 if signum == signal.SIGUSR1 else signal.SIGKILL)
+
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # before any task can be seen at work
+        signal.signal(number, hand_on)
+    for variables in step_variables(nodes, each):
+        tasks.append(subprocess.Popen(program, env=os.environ | variables))
+    for number in waiting:
+        hand_on(number, None)
     return max(code if code >= 0 else 128 - code for code in [task.wait() for task in tasks])
 
 

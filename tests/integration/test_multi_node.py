@@ -155,8 +155,8 @@ def test_an_array_task_on_two_nodes_is_stopped_and_goes_on(
 
 
 STUB = """#!/bin/sh
-echo "$SLURM_PROCID: $@" >> {folder}/ranks.log
 trap 'exit 138' USR1
+echo "$SLURM_PROCID: $@" >> {folder}/ranks.log
 {then}
 """
 
