@@ -59,7 +59,12 @@ class Shape:
 def our_config(shape: Shape) -> RunConfig:
     """The config a user would compose, but for the vocabulary, which is read from shards otherwise."""
     size = [f"size.width={shape.width}", f"size.depth={DEPTH}", f"size.num_heads={shape.heads}"]
-    rest = [f"size.hidden={HIDDEN[shape.width]}", f"size.mlp_ratio={HIDDEN[shape.width] / shape.width}", f"data.context_length={shape.length}", "budget.steps=100000"]
+    rest = [
+        f"size.hidden={HIDDEN[shape.width]}",
+        f"size.mlp_ratio={HIDDEN[shape.width] / shape.width}",
+        f"data.context_length={shape.length}",
+        "budget.steps=100000",
+    ]
     config = compose(["block=paper", *size, *rest, f"trainer.rows_per_step={shape.rows}"])
     return dataclasses.replace(config, data=dataclasses.replace(config.data, vocab_size=shape.vocabulary))
 
@@ -211,7 +216,9 @@ def main() -> None:
     parser.add_argument("--vocabularies", nargs="+", type=int, default=[600, 4096])
     parser.add_argument("--lengths", nargs="+", type=int, default=[128, 256])
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--documents", type=int, default=1, help="in a row; more than one costs ours a mask, not theirs")
+    parser.add_argument(
+        "--documents", type=int, default=1, help="in a row; more than one costs ours a mask, not theirs"
+    )
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--variants", nargs="+", default=[*OURS, *THEIRS])
     arguments = parser.parse_args()
