@@ -169,6 +169,14 @@ def test_every_run_was_compared(runs: Runs) -> None:
     assert sorted(runs.made) == sorted(NAMES)
 
 
+def test_on_the_same_ranks_a_stop_changes_no_bit(runs: Runs) -> None:
+    one, other = (runs.made[name][1] for name in ("moe fsdp2", "moe two fsdp2, then 2 fsdp2"))
+    first, second = (read_record(run_directory(config)) for config in (one, other))
+    assert first is not None and second is not None
+    assert second["result"] == first["result"]
+    assert metrics(other) == metrics(one)
+
+
 def test_a_finished_run_is_left_alone_by_all_ranks(runs: Runs) -> None:
     _, same = runs.made["early fsdp2"]
     assert [path.name for path in attempts(run_directory(same))] == ["0001"]

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -94,7 +94,8 @@ def test_several_nodes_need_someone_to_start_them(tiny_shards: Path, tmp_path: P
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Path:
+def sweep(tmp_path: Path) -> Iterator[Path]:
+    """Where an array's manifest lies."""
     yield tmp_path / "ranks"
     end_started()
 
