@@ -3,11 +3,12 @@
     python benchmarks/efficiency.py                                                    tiny sizes, this CPU
     python benchmarks/efficiency.py --accelerator gpu --sizes 275m 932m --rows 16      one GPU, bf16, compiled
 
-Late fusion is paired with early of the same size (``arch.pairing=flops``), MoE has its active size. Every measurement has
-a process of its own, so that peak memory is its own; the architectures take turns, and medians are over the turns. Peak
-memory is what the process grew by (CPU), or what the allocator reached (GPU); on a CPU the compiler's own memory would be
-in it, so steps are eager there unless --compile is given. ``masks`` is what building the mask once a batch takes of a
-step. MFU is from the exact formula, against the best of a few large products of the same precision in the same process.
+Late fusion is paired with early of the same size (``arch.pairing=flops``), MoE has its active size. Every measurement
+has a process of its own, so that peak memory is its own; the architectures take turns, and medians are over the turns.
+Peak memory is what the process grew by (CPU), or what the allocator reached (GPU); on a CPU the compiler's own memory
+would be in it, so steps are eager there unless --compile is given. ``masks`` is what building the mask once a batch
+takes of a step. MFU is from the exact formula, against the best of a few large products of the same precision in the same
+process.
 """
 
 from __future__ import annotations
@@ -116,11 +117,11 @@ def medians(turns: list[dict[str, Any]]) -> dict[str, Any]:
 def table(found: list[dict[str, Any]]) -> list[str]:
     """A line each, with ratios to early of the same size."""
     lines = ["arch                 size   stored   FLOPs/token  tokens/s  time a FLOP   memory          MFU   masks"]
+    clock = "seconds" if torch.cuda.is_available() else "processor_seconds"
     early = {entry["size"]: entry for entry in found if entry["arch"] == "early"}
     for entry in found:
         base = early.get(entry["size"], entry)
-        time = entry["processor_seconds" if not torch.cuda.is_available() else "seconds"] / entry["flops_per_token"]
-        reference = base["processor_seconds" if not torch.cuda.is_available() else "seconds"] / base["flops_per_token"]
+        time, reference = (e[clock] / e["flops_per_token"] for e in (entry, base))
         lines.append(
             f"{entry['arch']:20} {entry['size']:5} {entry['params'] / 1e6:7.2f}M  {entry['flops_per_token']:11.4g} "
             f"{entry['tokens_per_second']:9,.0f}  {time / reference:9.2f} x {entry['peak_bytes'] / 2**20:8.0f} MiB "
@@ -154,8 +155,10 @@ def main() -> None:
     turns = [[in_a_process(arch, size) for arch, size in cells] for _ in range(options.turns)]
     found = [medians([turn[i] for turn in turns]) for i in range(len(cells))]
     device = torch.cuda.get_device_name() if options.accelerator == "gpu" else f"{platform.machine()} CPU"
-    print(f"{device}, torch {torch.__version__}, {found[0]['precision']}, {options.threads} threads, {options.rows} rows, "
-          f"medians of {options.turns} processes; time and memory relative to early")  # fmt: skip
+    print(
+        f"{device}, torch {torch.__version__}, {found[0]['precision']}, {options.threads} threads, {options.rows} rows"
+    )
+    print(f"medians of {options.turns} processes; time and memory relative to early of the same size")
     print("\n".join(table(found)))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -56,9 +56,10 @@ def main() -> None:
                     dense, sparse = (turn(module, batch, options.steps) for module, batch in pair)
                     ratios.append(dense / sparse)
                 way = "compiled" if compiled else "eager   "
+                spread = f"{min(ratios):.2f}-{max(ratios):.2f} in {options.turns} turns"
                 print(
                     f"{size:5} {rows * 128:5} tokens, {way}: moe has {statistics.median(ratios):.2f} of dense tokens/s "
-                    f"({min(ratios):.2f}-{max(ratios):.2f} over {options.turns} turns; dense {dense * 1e3:.1f} ms a step)",
+                    f"({spread}; dense {dense * 1e3:.1f} ms a step)",
                     flush=True,
                 )
 
