@@ -7,8 +7,7 @@ Late fusion is paired with early of the same size (``arch.pairing=flops``), MoE 
 has a process of its own, so that peak memory is its own; the architectures take turns, and medians are over the turns.
 Peak memory is what the process grew by (CPU), or what the allocator reached (GPU); on a CPU the compiler's own memory
 would be in it, so steps are eager there unless --compile is given. ``masks`` is what building the mask once a batch
-takes of a step. MFU is from the exact formula, against the best of a few large products of the same precision in the same
-process.
+takes of a step. MFU is from the exact formula, against the best of a few large products of the same precision.
 """
 
 from __future__ import annotations
