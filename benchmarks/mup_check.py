@@ -19,10 +19,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from _steps import bare_module
 from torch import Tensor, nn
 
 from nmm.batch import Batch
@@ -31,7 +31,6 @@ from nmm.config import RunConfig
 from nmm.data.loader import to_torch
 from nmm.data.shards import write_shards
 from nmm.data.world import WorldConfig
-from nmm.model.build import build
 from nmm.resolve import finalize
 from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics, prepare_process
@@ -59,12 +58,8 @@ def first_batches(config: RunConfig, count: int) -> list[Batch]:
 
 
 def alone(config: RunConfig) -> TrainingModule:
-    """A module without Lightning's loop around it."""
-    module = TrainingModule(config, build(config), Numerics("fp32", False))
-    trainer: Any = SimpleNamespace(world_size=1)
-    module._trainer = trainer
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, misc]
-    return module
+    """A module without Lightning's loop around it, eager."""
+    return bare_module(config, torch.device("cpu"), Numerics("fp32", False))
 
 
 def activation_scales(config: RunConfig, steps: int) -> Scales:

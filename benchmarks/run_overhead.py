@@ -13,23 +13,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+
+import torch
+from _steps import Seconds, bare_module, clocks, since
 
 from nmm.compose import compose
 from nmm.config import RunConfig, run_id
 from nmm.data.loader import to_torch
 from nmm.data.shards import samples_for_tokens, write_shards
 from nmm.data.world import WorldConfig
-from nmm.model.build import build
 from nmm.resolve import finalize
 from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics
 from nmm.training.run import _evaluate, execute, rows_of, shards_of
-
-Seconds = tuple[float, float]  # wall, processor
 
 TRAIN_TOKENS = 600_000
 EVAL_SAMPLES = 3_000
@@ -52,23 +49,8 @@ def render(folder: Path) -> None:
 
 
 def alone(config: RunConfig) -> TrainingModule:
-    """A module without Lightning's loop around it."""
-    module = TrainingModule(config, build(config), Numerics("fp32", False))
-    trainer: Any = SimpleNamespace(world_size=1)
-    module._trainer = trainer
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, misc]
-    return module
-
-
-def clocks() -> Seconds:
-    """Now: (wall, processor)."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(start: Seconds) -> Seconds:
-    """Seconds since ``start``."""
-    wall, processor = clocks()
-    return wall - start[0], processor - start[1]
+    """A module without Lightning's loop around it, eager."""
+    return bare_module(config, torch.device("cpu"), Numerics("fp32", False))
 
 
 def seconds_of_steps(config: RunConfig) -> Seconds:

@@ -3,11 +3,11 @@
     python benchmarks/train_speed.py [--widths 64 256] [--vocabularies 600 4096] [--lengths 128 256] [--turns 9]
 
 The same depth, width, heads, SwiGLU hidden width, vocabulary, rows, length and fp32 on both sides; text only, one
-document a row. Ours is ``TrainingModule.training_step`` as a run calls it (with QK-norm, which Llama has not); theirs is
-the loop its users write: loss from ``labels``, backward, clipping, AdamW, zero_grad. Every variant has a process of its
-own, so that nobody's settings help or hurt the others; they take turns, a turn gives one ratio, and the table has the
-median and the range over the turns. Processor time, which a busy machine stretches less than wall time, decides; the
-ratio of wall times stands beside it.
+document a row. Ours is ``TrainingModule.training_step`` as a run calls it (with QK-norm, which Llama has not); theirs
+is the loop its users write: loss from ``labels``, backward, clipping, AdamW, zero_grad. Every variant has a process of
+its own, so that nobody's settings help or hurt the others; they take turns, a turn gives one ratio, and the table has
+the median and the range over the turns. Processor time, which a busy machine stretches less than wall time, decides;
+the ratio of wall times stands beside it.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _check_pixels(config: RunConfig, origin: RunConfig) -> None:
 
 # what may differ between a run and what starts from it, because no weight depends on it
 _FREE = {"vision_weights", "vision_digest", "vision_frozen", "balance_coef", "bias_rate", "router_z_coef"}
-_FREE |= {"image_attention", "document_mask", "pairing", "lr"}
+_FREE |= {"image_attention", "document_mask", "lr"}
 
 
 def run_settings(directory: Path) -> RunConfig:

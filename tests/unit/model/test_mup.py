@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -159,19 +159,17 @@ def test_attention_is_scaled_by_the_inverse_of_growing_heads(make_config: MakeCo
 # ---------------------------------------------------------------------------------------------------- coordinate check
 
 
-def script(name: str) -> ModuleType:
-    """A script of benchmarks/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/mup_check.py as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("mup_check")
 
 
 @pytest.mark.parametrize("arch", ["early", "moe"])
-def test_activations_keep_their_scale_over_four_widths(tiny_shards: Path, arch: str) -> None:
+def test_activations_keep_their_scale_over_four_widths(tiny_shards: Path, check: ModuleType, arch: str) -> None:
     """After three updates at one rate: with muP flat, in the standard parametrisation growing."""
-    check, widths = script("mup_check"), [32, 64, 128, 256]
+    widths = [32, 64, 128, 256]
     overrides = [f"arch={arch}", "trainer.rows_per_step=2"]
     found = check.check(tiny_shards, widths, 3, 1, 0.01, "same", overrides)
     assert set(found[True]) == {"attention 1", "block 1", "attention 2", "block 2", "logits"}
