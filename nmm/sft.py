@@ -117,7 +117,7 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float
         from pycocoevalcap.cider.cider import Cider
     except ImportError as error:
         raise ValueError(
-            "stage=sft scores captions by CIDEr with pycocoevalcap, which is not installed: pip install 'nmm[sft]', or "
+            "stage=sft scores captions by CIDEr with pycocoevalcap, which is not installed: pip install pycocoevalcap, or "
             "tune without captions (data.mixture.caption=0)"
         ) from error
     score, _ = Cider().compute_score(
