@@ -117,8 +117,8 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float
         from pycocoevalcap.cider.cider import Cider
     except ImportError as error:
         raise ValueError(
-            "stage=sft scores captions by CIDEr with pycocoevalcap, which is not installed: pip install pycocoevalcap, or "
-            "tune without captions (data.mixture.caption=0)"
+            "stage=sft scores captions by CIDEr, which pycocoevalcap computes, and it is not installed: "
+            "pip install pycocoevalcap, or tune without captions (data.mixture.caption=0)"
         ) from error
     score, _ = Cider().compute_score(
         {i: list(several) for i, several in enumerate(references)}, {i: [caption] for i, caption in enumerate(captions)}
