@@ -18,8 +18,8 @@ import time
 
 import webdataset
 
-from nmm.data.index import Shards, open_shards
 from nmm.data.loader import TrainLoader
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.source import RowSource
 
 MIXTURE = {"caption": 45.0, "interleaved": 45.0, "text": 10.0}

@@ -15,7 +15,7 @@ import numpy as np
 from nmm.batch import IMAGE_ID, SOURCES
 from nmm.config import ConfigError, RunConfig
 from nmm.data.decoded import open_decoded
-from nmm.data.index import Shards, open_shards
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.window import gather_documents
 from nmm.origin import run_settings
 from nmm.record import status

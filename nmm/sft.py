@@ -14,7 +14,7 @@ from typing import Any
 
 from nmm.batch import END_ID, SOURCES
 from nmm.config import RunConfig
-from nmm.data.index import Shards
+from nmm.data.manifest import Shards
 from nmm.data.sft import tuning
 from nmm.data.sft_exam import Picture, Question, pictures, questions
 from nmm.data.tokenizer import Tokenizer

@@ -30,8 +30,9 @@ import numpy as np
 
 from nmm.batch import IMAGE_ID
 from nmm.data.images import FORMATS, check_patch_size, decode_image, patchify
-from nmm.data.index import Bytes, Member, ShardInfo, Shards, index_shard, open_bytes
 from nmm.data.late_bar import LateBar
+from nmm.data.manifest import ShardInfo, Shards, index_shard
+from nmm.data.tar import Bytes, Member, open_bytes
 from nmm.data.tokenizer import Tokenizer
 
 CACHE_FORMAT = 1

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nmm.batch import Batch
-from nmm.data.index import Shards
+from nmm.data.manifest import Shards
 from nmm.data.source import RowSource
 
 WORKER_TIMEOUT_SECONDS = 300

@@ -18,7 +18,7 @@ import numpy as np
 from nmm.batch import END_ID, IMAGE_ID, SOURCES
 from nmm.data.counter_rng import CounterStream
 from nmm.data.decoded import DecodedShard, open_decoded
-from nmm.data.index import ShardInfo, Shards
+from nmm.data.manifest import ShardInfo, Shards
 from nmm.data.sft import ANSWER, QUESTION_WORD, tuning
 from nmm.data.window import gather_documents
 from nmm.data.words import END

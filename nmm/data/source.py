@@ -11,7 +11,7 @@ import numpy as np
 
 from nmm.batch import SOURCES, Batch
 from nmm.data.decoded import DecodedShard, open_decoded
-from nmm.data.index import Shards
+from nmm.data.manifest import Shards
 from nmm.data.mixture import SourceStream, token_budgets
 from nmm.data.packing import PACKING_VERSION, WINDOW_ROWS, RowTable, lay_out, pack
 from nmm.data.sft import tuning

@@ -19,8 +19,8 @@ from nmm import __version__
 from nmm.batch import SOURCES, Batch
 from nmm.config import RunConfig, identity, to_dict
 from nmm.config import run_id as make_run_id
-from nmm.data.index import Shards, open_shards
 from nmm.data.loader import TrainLoader, val_batches
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.source import RowSource
 from nmm.evaluate import evaluate
 from nmm.model.build import build

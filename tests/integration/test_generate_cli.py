@@ -13,7 +13,7 @@ from lab import nmm, run_directory, train
 
 from nmm.cli import main
 from nmm.config import RunConfig
-from nmm.data.index import open_shards
+from nmm.data.manifest import open_shards
 from nmm.generate import Prompt, generate
 from nmm.start import load_run
 

@@ -16,8 +16,8 @@ from lab import SOURCES
 
 from nmm.batch import Batch
 from nmm.config import RunConfig
-from nmm.data.index import open_shards
 from nmm.data.loader import val_batches
+from nmm.data.manifest import open_shards
 from nmm.data.source import RowSource
 from nmm.evaluate import CLASS_NAMES, ROUTING_SCALARS, evaluate, routing_row
 from nmm.model.build import build

@@ -16,7 +16,7 @@ from nmm import sft
 from nmm.batch import END_ID
 from nmm.compose import compose
 from nmm.config import RunConfig
-from nmm.data.index import Shards, open_shards
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.sft_exam import Question
 from nmm.sft import Exam, accuracy, cider, grade, make_exam
 

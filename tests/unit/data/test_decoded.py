@@ -21,7 +21,7 @@ from nmm.batch import IMAGE_ID
 from nmm.data import decoded
 from nmm.data.decoded import cache_key, open_decoded, sample_id
 from nmm.data.images import patchify
-from nmm.data.index import open_shards
+from nmm.data.manifest import open_shards
 
 Changed = Callable[[dict[str, bytes | None]], Path]
 

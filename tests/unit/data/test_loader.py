@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nmm.batch import IMAGE_ID, Batch
-from nmm.data.index import Shards, open_shards
 from nmm.data.loader import TrainLoader, val_batches
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.order import OrderHash
 from nmm.data.source import RowSource
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nmm.batch import Batch
-from nmm.data.index import open_shards
+from nmm.data.manifest import open_shards
 from nmm.data.module import RowsModule
 from nmm.data.source import RowSource
 

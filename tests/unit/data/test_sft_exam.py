@@ -12,7 +12,7 @@ import pytest
 
 from nmm.batch import IMAGE_ID
 from nmm.data.images import patchify
-from nmm.data.index import Shards, open_shards
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.sft_exam import REFERENCES, Question, pictures, questions, retell
 from nmm.data.world import Document, World, WorldConfig
 

@@ -15,8 +15,8 @@ from lab import ROOT
 
 from nmm.batch import IMAGE_ID, SOURCES
 from nmm.data.decoded import SAMPLE, DecodedShard, sample_id
-from nmm.data.index import Shards, open_shards
 from nmm.data.loader import TrainLoader
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.records import sample_key
 from nmm.data.sft import Tuning, tuning
 from nmm.data.shards import write_shards

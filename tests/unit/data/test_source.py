@@ -14,7 +14,7 @@ import pytest
 from nmm.batch import IMAGE_ID, SOURCES, Batch
 from nmm.data.decoded import sample_id
 from nmm.data.images import patchify
-from nmm.data.index import Shards, open_shards
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.source import RowSource
 
 MIXTURE = {"caption": 45, "interleaved": 45, "text": 10}

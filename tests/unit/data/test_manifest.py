@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nmm.data.index import Member, check_size, group_samples, index_shard, open_shards, walk_tar
+from nmm.data.manifest import check_size, index_shard, open_shards
+from nmm.data.tar import Member, group_samples, walk_tar
 
 
 def tar_of(*names: str, kind: bytes = tarfile.REGTYPE, form: int = tarfile.PAX_FORMAT) -> bytes:
