@@ -85,12 +85,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Data:
-    """Shards, mixture weights by tokens, and how documents become rows. Pixels enter as (x / 255 - mean) / std.
+    """Shards, mixture weights, and how documents become rows. Pixels enter as (x / 255 - mean) / std.
 
-    The two shares are expectations; a record counts with the true ones.
+    The two shares are expectations, of ``sources`` measured from their indexes; a record counts with the true ones.
     """
 
-    path: str = ""
+    path: str = ""  # a folder that `nmm shards` rendered; or, with sources, the folder their paths start from
+    sources: dict[str, str] = field(default_factory=dict)  # name -> indexed tars: folder, glob, or several with "::"
+    tokenizer: str = ""  # of sources: "bytes" or a tokenizer.json of Hugging Face tokenizers
+    index_dir: str = ""  # where `nmm index --into` put the indexes; empty: beside the tars
+    val_fraction: float = 0.0  # of the samples of every source are held out, by a digest of their keys
+    crop_scale: float = 1.0  # training images are random crops of at least this share of the area; 1: centre crops
+    flip: float = 0.0  # probability that a training image is mirrored
+    max_skipped: float = 0.001  # of the delivered samples may turn out unreadable; more stop the run
     fingerprint: str = ""
     vocab_size: int = 0
     image_size: int = 32
@@ -100,6 +107,7 @@ class Data:
     pixel_std: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
     context_length: int = 128
     mixture: dict[str, float] = field(default_factory=lambda: {"caption": 0.45, "interleaved": 0.45, "text": 0.10})
+    weights: str = "tokens"  # tokens | samples: what the shares of the mixture are shares of
     image_share: float = 0.40  # of the positions are patches: what pairing and budgets in FLOPs expect of the mixture
     target_share: float = 0.58  # of the positions are scored, their next token being text
     eval_rows: int = 256

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nmm.config import canonical_json
-from nmm.data.tar import ShardIndex, group_samples, open_bytes, refuse_unsafe, walk_tar
+from nmm.data.tar import TarSamples, group_samples, open_bytes, refuse_unsafe, walk_tar
 from nmm.data.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST_FORMAT = 1
@@ -112,7 +112,7 @@ def check_size(root: Path, info: ShardInfo) -> None:
         raise ValueError(f"shard {file} has {size} bytes, the manifest says {info.bytes}: cut or replaced. {_FIX}")
 
 
-def index_shard(root: Path, info: ShardInfo) -> ShardIndex:
+def index_shard(root: Path, info: ShardInfo) -> TarSamples:
     """Check a tar against its manifest entry (size, sha256, number of samples) and list its samples.
 
     Raises ValueError naming the shard, what was expected and what to do.

@@ -30,7 +30,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class ShardIndex:
+class TarSamples:
     """The samples of one tar, in archive order; ``members[i]`` maps extension (``"png"``, ``"0.png"``) to Member."""
 
     keys: tuple[str, ...]
@@ -77,7 +77,7 @@ def walk_tar(data: Bytes, shard: str) -> Iterator[Member]:
         raise ValueError(f"shard {shard} does not end properly after byte {position}: it is damaged. {_FIX}")
 
 
-def group_samples(members: Iterator[Member], shard: str) -> ShardIndex:
+def group_samples(members: Iterator[Member], shard: str) -> TarSamples:
     """Group members into samples: the key is the name up to the first dot of its last part, the extension is the rest.
 
     Raises ValueError for a member twice in a sample and for a key that comes back after another sample.
@@ -97,7 +97,7 @@ def group_samples(members: Iterator[Member], shard: str) -> ShardIndex:
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"shard {shard} has sample {twice!r} in two places. {_FIX}")
-    return ShardIndex(tuple(keys), tuple(samples))
+    return TarSamples(tuple(keys), tuple(samples))
 
 
 def _parse_header(header: bytes, shard: str, position: int) -> tuple[str, int, bytes]:
