@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 SOURCES = ("caption", "interleaved", "text")
 PAD_ID, IMAGE_ID, END_ID = 0, 1, 2
+
+
+class Skipped(NamedTuple):
+    """A document that turned out unreadable when it was to be delivered: its positions are padding."""
+
+    source: str
+    reason: str
+    sample: str  # shard and key, for a person
+    text_tokens: int
+    image_tokens: int
+    targets: int
 
 
 @dataclass(frozen=True)
@@ -27,10 +38,11 @@ class Batch:
     position   (B, T) int64    position inside the document (0 for its first token)
     targets    (B, T) int64    the next token of the same document, 0 where there is none
     weights    (B, T) float32  1 where the next token is text of the same document, else 0
-    source     (B, T) int8     index into SOURCES, -1 in padding
+    source     (B, T) int8     place of the source among those of the data (SOURCES in a rendered world), -1 in padding
     logprobs   (B, T) float32  log-probability of the target under the generator (nats, <= 0), NaN where it is not known
     classes    (B, T) uint8    ord() of the target's class letter, 0 where there is none
     row_ids    (B,) int64      64-bit digest of the sample ids in each row: the order of delivery can be proved
+    skipped    documents of these rows that are padding now because they could not be read
     """
 
     tokens: Any
@@ -45,20 +57,26 @@ class Batch:
     logprobs: Any
     classes: Any
     row_ids: Any
+    skipped: tuple[Skipped, ...] = ()
 
     def to(self, device: Any) -> Batch:
         """The same batch on another torch device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ARRAYS}
+        return Batch(**moved, skipped=self.skipped)
 
     def split(self, parts: int) -> Iterator[Batch]:
-        """Cut into ``parts`` micro-batches of whole rows (the last ones may be smaller; empty ones are not yielded)."""
+        """Cut into ``parts`` micro-batches of whole rows (the last ones may be smaller; empty ones are not yielded).
+
+        They know nothing of skipped documents.
+        """
         rows, width = self.tokens.shape
         size = -(-rows // parts)
         first_position = self.patch_at[:, 0] if len(self.patch_at) else self.patch_at.new_zeros(0)
         for start in range(0, rows, size):
             stop = min(start + size, rows)
             inside = (first_position >= start * width) & (first_position < stop * width)
-            cut = {
-                f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in ("patches", "patch_at")
-            }
+            cut = {name: getattr(self, name)[start:stop] for name in ARRAYS if name not in ("patches", "patch_at")}
             yield Batch(**cut, patches=self.patches[inside], patch_at=self.patch_at[inside] - start * width)
+
+
+ARRAYS = tuple(field.name for field in fields(Batch) if field.name != "skipped")

@@ -12,6 +12,8 @@ from nmm.record import RecordError
 HELP = """usage: nmm COMMAND [ARGUMENTS]        (nmm COMMAND --help explains one)
 
   shards     render a data source into WebDataset tars      nmm shards data=world out=outputs/shards/world
+  index      make ready the shards that you have            nmm index 'laion/*.tar' --tokenizer bytes
+  data       what training data is made of and looks like   nmm data stats; nmm data view --out rows.html
   train      one run, or several with -m                    nmm train arch=early size=d32 budget.tokens=1000000
   describe   parameters, FLOPs, memory, hours; no training  nmm describe arch=early size=932m
   export     weights of a run as safetensors + config       nmm export RUN --out outputs/early_d32
@@ -50,6 +52,14 @@ def _dispatch(command: str, rest: list[str]) -> int:
             from nmm.commands import shards_main
 
             return shards_main(rest)
+        case "data":
+            from nmm.data_command import data_main
+
+            return data_main(rest)
+        case "index":
+            from nmm.index_command import index_main
+
+            return index_main(rest)
         case "describe":
             from nmm.describe import describe_main
 

@@ -32,7 +32,7 @@ from nmm.groups import Trainer as Trainer
 from nmm.validation import ConfigError as ConfigError
 from nmm.validation import validate as validate
 
-CODE_NUMERICS = 2  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
+CODE_NUMERICS = 3  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
 
 
 def hidden_width(width: int, mlp_ratio: float, multiple: int) -> int:
@@ -188,7 +188,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 _NOT_IDENTITY = {
     "": ("sweep", "out", "logger"),
     "arch": ("vision_weights", "vision_facts"),
-    "data": ("path", "world"),
+    "data": ("path", "world", "sources", "tokenizer", "index_dir", "max_skipped"),
     "start": ("path",),
     "trainer": (
         "devices",

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-RECORD_SCHEMA = 2  # 2: stage, result.routing of models with experts, result.sft; the table reads 1 as well
+# 2: stage, result.routing of models with experts, result.sft. 3: data, result.skipped_samples, unique tokens. The table
+# reads all of them.
+RECORD_SCHEMA = 3
 KEEP_CHECKPOINTS = 2
 
 
@@ -300,6 +302,7 @@ def flatten(record: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {key: record[key] for key in ("run_id", "sweep", "arch", "size", "seed", "status", "steps")}
     row |= {"trunk_id": record["lineage"]["trunk_id"], "tokens": tokens["total"]}
     row |= {"text_tokens": tokens["text"], "image_tokens": tokens["image"]}
+    row |= {"unique_tokens": _number(tokens.get("unique"))}  # unknown before schema 3
     row |= {
         "n_total": params["total"],
         "n_non_embedding": params["non_embedding"],

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nmm.config import ConfigError, RunConfig, validate
+from nmm.config import ConfigError, Data, RunConfig, validate
 from nmm.flops import resolve_budget
 from nmm.origin import adopt, cached_sha256
 from nmm.record import read_json
+from nmm.validation import validate_data
 
 
 def read_shards(path: str | Path) -> dict[str, Any]:
@@ -36,17 +37,50 @@ def finalize(config: RunConfig) -> RunConfig:
     Idempotent. Raises ``ConfigError`` when the shards are missing, changed, or do not fit the config.
     """
     config = _with_vision_digest(adopt(config))
+    data = with_indexes(config) if config.data.sources else _with_shards(config)
+    config = dataclasses.replace(config, data=data, out=os.path.abspath(config.out))
+    config = resolve_budget(count_encoder(validate(config)))
+    return validate(resolve_warmup(config))  # lineage can be checked only against whole steps
+
+
+def _with_shards(config: RunConfig) -> Data:
+    """The data config with what a rendered folder knows."""
     shards = read_shards(config.data.path)
     _check_shards(config, shards)
-    data = dataclasses.replace(
+    return dataclasses.replace(
         config.data,
         path=os.path.abspath(config.data.path),
         fingerprint=shards["fingerprint"],
         vocab_size=int(shards["vocab_size"]),
     )
-    config = dataclasses.replace(config, data=data, out=os.path.abspath(config.out))
-    config = resolve_budget(count_encoder(validate(config)))
-    return validate(resolve_warmup(config))  # lineage can be checked only against whole steps
+
+
+def with_indexes(config: RunConfig) -> Data:
+    """The data config with what the indexes of ``data.sources`` know: fingerprint, vocabulary, and the shares of image
+    and target positions in this mixture. Paths of files become absolute. Raises ``ConfigError``.
+    """
+    from nmm.data.indexed import mixture_shares, open_indexed  # numpy, image and tokenizer libraries: only if needed
+
+    validate_data(config)
+    data = dataclasses.replace(
+        config.data,
+        path=os.path.abspath(config.data.path),
+        tokenizer=config.data.tokenizer if config.data.tokenizer == "bytes" else os.path.abspath(config.data.tokenizer),
+        index_dir=os.path.abspath(config.data.index_dir) if config.data.index_dir else "",
+    )
+    try:
+        opened = open_indexed(data)
+        image, target = mixture_shares(opened, data)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    _check_same(data, opened.fingerprint)
+    return dataclasses.replace(
+        data,
+        fingerprint=opened.fingerprint,
+        vocab_size=opened.vocab_size,
+        image_share=image,
+        target_share=target,
+    )
 
 
 def count_encoder(config: RunConfig) -> RunConfig:
@@ -115,11 +149,7 @@ def paper_warmup(config: RunConfig) -> int:
 
 def _check_shards(config: RunConfig, shards: dict[str, Any]) -> None:
     data = config.data
-    if data.fingerprint and data.fingerprint != shards["fingerprint"]:
-        raise ConfigError(
-            f"data.path={data.path} now holds shards {shards['fingerprint'][:12]}, but this config was made for "
-            f"{data.fingerprint[:12]}; point data.path at the old shards or plan again"
-        )
+    _check_same(data, shards["fingerprint"])
     for name in ("image_size", "channels"):
         if name in shards and shards[name] != getattr(data, name):
             raise ConfigError(f"data.{name}={getattr(data, name)}, but the shards in {data.path} have {shards[name]}")
@@ -127,3 +157,12 @@ def _check_shards(config: RunConfig, shards: dict[str, Any]) -> None:
     absent = [name for name, weight in data.mixture.items() if weight > 0 and name not in have]
     if absent:
         raise ConfigError(f"data.mixture draws from {', '.join(absent)}, but {data.path} holds {', '.join(have)}")
+
+
+def _check_same(data: Data, fingerprint: str) -> None:
+    if data.fingerprint and data.fingerprint != fingerprint:
+        where = f"data.sources={data.sources}" if data.sources else f"data.path={data.path}"
+        raise ConfigError(
+            f"{where} now holds shards {fingerprint[:12]}, but this config was made for {data.fingerprint[:12]}; point "
+            "it at the old shards or plan again"
+        )

@@ -17,7 +17,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nmm.batch import SOURCES
 from nmm.compose import explain
 from nmm.config import ConfigError, RunConfig, from_dict, run_id
 from nmm.frozen import read_frozen
@@ -80,7 +79,8 @@ def report(record: dict[str, Any], directory: Path) -> None:
     """The closing line."""
     result, steps = record["result"], f"{record['steps']} steps"
     loss, skipped = result.get("loss", {}), sum(result.get("skipped_steps", {}).values())
-    numbers = "  ".join(f"{name} {loss[name]:.4f}" for name in (*SOURCES, "avg", "mixture") if name in loss)
+    names = [*sorted(loss.keys() - {"avg", "mixture"}), *(name for name in ("avg", "mixture") if name in loss)]
+    numbers = "  ".join(f"{name} {loss[name]:.4f}" for name in names)
     what = f"loss {numbers}" if numbers else result.get("error", "loss unknown")
     left_out = f" ({skipped} updates left out)" if skipped else ""
     print(f"{record['status']}: {steps}{left_out}, {what} -> {directory / 'record.json'}")

@@ -33,6 +33,7 @@ _CHOICES = {
     "start.kind": ("scratch", "hf", "run"),
     "start.embeddings": ("load", "fresh"),
     "stage.name": ("pretrain", "sft"),
+    "data.weights": ("tokens", "samples"),
     "optim.on_nonfinite": ("stop", "skip"),
     "optim.on_spike": ("skip", "stop"),
     "schedule.warmup_rule": ("fixed", "paper"),
@@ -87,7 +88,7 @@ def validate(config: RunConfig) -> RunConfig:
     _validate_start(config)
     _validate_ranks(config)
     _validate_budget(config)
-    _validate_mixture(config)
+    validate_data(config)
     _validate_lineage(config)
     return config
 
@@ -246,14 +247,47 @@ def _validate_budget(config: RunConfig) -> None:
         raise ConfigError(f"schedule.cooldown_fraction={config.schedule.cooldown_fraction} must lie in [0, 1)")
 
 
-def _validate_mixture(config: RunConfig) -> None:
-    mixture = config.data.mixture
+def validate_data(config: RunConfig) -> None:
+    """Refuse a mixture or a data source that cannot be. Raises ``ConfigError``."""
+    data, mixture = config.data, config.data.mixture
+    for name, allowed in (("val_fraction", "[0, 1)"), ("max_skipped", "[0, 1)"), ("flip", "[0, 1]")):
+        value = getattr(data, name)
+        if not (0 <= value < 1 or (value == 1 and allowed.endswith("]"))):
+            raise ConfigError(f"data.{name}={value} must lie in {allowed}")
+    if not 0 < data.crop_scale <= 1:
+        raise ConfigError(f"data.crop_scale={data.crop_scale} must lie in (0, 1], 1 for centre crops")
+    if data.sources:
+        _validate_sources(config)
+    elif data.weights != "tokens" or data.crop_scale < 1 or data.flip:
+        raise ConfigError(
+            f"data.weights={data.weights}, data.crop_scale={data.crop_scale}, data.flip={data.flip}: rendered shards "
+            "are mixed by tokens and seen as they are; these are for indexed tars (data.sources)"
+        )
     for name in ("image_share", "target_share"):
         value = getattr(config.data, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"data.{name}={value} must lie in [0, 1], a share of the positions")
     if not mixture or any(w < 0 for w in mixture.values()) or not sum(mixture.values()) > 0:
         raise ConfigError(f"data.mixture={mixture} needs non-negative weights with a positive sum")
+
+
+def _validate_sources(config: RunConfig) -> None:
+    data = config.data
+    if not data.tokenizer:
+        raise ConfigError("data.tokenizer is empty; data.sources need one: bytes, or a tokenizer.json")
+    if not data.val_fraction > 0:
+        raise ConfigError(
+            f"data.val_fraction={data.val_fraction} holds nothing out of data.sources; runs are judged on held-out "
+            "samples, 0.01 is usual"
+        )
+    absent = [name for name, weight in data.mixture.items() if weight > 0 and name not in data.sources]
+    if absent:
+        raise ConfigError(
+            f"data.mixture draws from {', '.join(absent)}, but data.sources names {', '.join(sorted(data.sources))}; "
+            f"add +data.sources.{absent[0]}=FOLDER or set data.mixture.{absent[0]}=0"
+        )
+    if config.stage.name == "sft":
+        raise ConfigError("stage.name=sft needs the questions of a rendered world (data=world); data.sources have none")
 
 
 def _validate_lineage(config: RunConfig) -> None:

@@ -1,7 +1,7 @@
 """The index of one shard: a small file beside it that says where every sample's bytes lie and how long it is.
 
-    NAME.<tokenizer8>.index      8 bytes magic, 8 bytes length of the header, header (canonical JSON), padding to 64,
-                                 then the arrays the header lists, each padded to 64 bytes
+    NAME.<tokenizer8>.index      8 bytes magic, 4 of the CRC-32 and 4 of the length of the header, the header
+                                 (canonical JSON, padded to 64 bytes), then the arrays it lists, padded likewise
 
 Shape legend: n samples of a shard (quarantined ones included), S segments and m members of all of them.
 
@@ -64,8 +64,9 @@ class ShardIndex:
     """One shard's index, opened. Arrays are memory maps; take them as they are, nobody may write to them.
 
     ``header``: format, shard (its file name), bytes, sha256, tokenizer (fingerprint), samples, units (usable samples of
-    each stretch of the shard that is read together: one, or one for each jsonl member), names, arrays, and
-    ``refused``, empty or why the whole shard was left out.
+    each stretch of the shard that is read together: one, or one for each jsonl member), names, caption_field,
+    ``refused``, empty or why the whole shard was left out; and, added on writing, arrays and ``left_out``, what
+    ``quarantined`` gives.
     """
 
     file: Path
@@ -93,8 +94,7 @@ class ShardIndex:
 
     def quarantined(self) -> dict[str, int]:
         """Reason -> samples that are left out for it."""
-        counts = np.bincount(self.samples["reason"], minlength=1 + len(REASONS))[1:].tolist()
-        return {reason: count for reason, count in zip(REASONS, counts, strict=True) if count}
+        return dict(self.header["left_out"])
 
     def _array(self, name: str, dtype: np.dtype) -> np.ndarray:
         place = self.header["arrays"][name]
@@ -128,7 +128,15 @@ def write_index(file: Path, header: Mapping[str, Any], arrays: Mapping[str, np.n
         bodies.append(data + bytes(-len(data) % ALIGN))
         offset += len(bodies[-1])
     body = b"".join(bodies)
-    full = {**header, "format": INDEX_FORMAT, "body_sha256": hashlib.sha256(body).hexdigest(), "body_bytes": len(body)}
+    counts = np.bincount(arrays["samples"]["reason"], minlength=1 + len(REASONS))[1:].tolist()
+    left_out = {reason: count for reason, count in zip(REASONS, counts, strict=True) if count}
+    full = {
+        **header,
+        "left_out": left_out,
+        "format": INDEX_FORMAT,
+        "body_sha256": hashlib.sha256(body).hexdigest(),
+        "body_bytes": len(body),
+    }
     head = _padded_header({**full, "arrays": places})
     write_atomic(file, lambda out: out.write(head + body))
 
@@ -137,10 +145,12 @@ def read_index(file: Path) -> ShardIndex:
     """Open an index. Raises ValueError for another format, a cut file or a damaged table of samples."""
     with open(file, "rb") as handle:
         start = handle.read(16)
-        length = int.from_bytes(start[8:16], "little")
+        checksum, length = int.from_bytes(start[8:12], "little"), int.from_bytes(start[12:16], "little")
         text = handle.read(length) if start[:8] == MAGIC and length < 1 << 28 else b""
         size = os.fstat(handle.fileno()).st_size
     try:
+        if zlib.crc32(text) != checksum:
+            raise ValueError("its header is damaged")
         header = json.loads(text)
         begin = 16 + length
         complete = size == begin + header["body_bytes"]
@@ -152,7 +162,7 @@ def read_index(file: Path) -> ShardIndex:
         raise ValueError(f"{file} is cut ({size} bytes): delete it and run `nmm index` again")
     places = {name: {**place, "offset": place["offset"] + begin} for name, place in header["arrays"].items()}
     index = ShardIndex(file, {**header, "arrays": places})
-    if zlib.crc32(index.samples) != places["samples"]["crc32"]:
+    if zlib.crc32(index.samples.tobytes()) != places["samples"]["crc32"]:
         raise ValueError(f"{file} is damaged: delete it and run `nmm index` again")
     return index
 
@@ -185,4 +195,4 @@ def text_digest(*parts: str) -> int:
 def _padded_header(header: Mapping[str, Any]) -> bytes:
     text = canonical_json(header).encode()
     text += b" " * (-(16 + len(text)) % ALIGN)
-    return MAGIC + len(text).to_bytes(8, "little") + text
+    return MAGIC + zlib.crc32(text).to_bytes(4, "little") + len(text).to_bytes(4, "little") + text

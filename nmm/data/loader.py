@@ -7,15 +7,16 @@ optimizer step; row r of a step goes to rank r mod world. Workers are handed ste
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nmm.batch import Batch
+from nmm.batch import ARRAYS, Batch
+from nmm.data.indexed import IndexedSources
 from nmm.data.manifest import Shards
+from nmm.data.reading import ShardError
 from nmm.data.source import RowSource
 
 WORKER_TIMEOUT_SECONDS = 300
@@ -29,11 +30,21 @@ class TrainLoader:
         rows_per_step: Rows of the global batch, a multiple of ``world``.
         total_steps: The run's length in steps; ``len()`` is this number (see ``__len__``).
         rank, world: This process and how many there are.
-        num_workers: Processes that build batches ahead; 0 builds them here, which is usually fast enough.
+        num_workers: Processes that build batches ahead; 0 builds them here, which is fast enough for rendered shards.
+        timeout: Seconds to wait for a worker's batch before giving up.
+
+    Iterating raises ShardError when a shard cannot be read, and when a worker dies or hangs.
     """
 
     def __init__(
-        self, rows: RowSource, rows_per_step: int, total_steps: int, rank: int = 0, world: int = 1, num_workers: int = 0
+        self,
+        rows: RowSource,
+        rows_per_step: int,
+        total_steps: int,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+        timeout: float = WORKER_TIMEOUT_SECONDS,
     ) -> None:
         if rows_per_step < 1 or rows_per_step % world:
             raise ValueError(
@@ -43,7 +54,7 @@ class TrainLoader:
         if not 0 <= rank < world:
             raise ValueError(f"rank={rank} must be in 0..{world - 1}")
         self.rows, self.rows_per_step, self.total_steps = rows, rows_per_step, total_steps
-        self.rank, self.world, self.num_workers = rank, world, num_workers
+        self.rank, self.world, self.num_workers, self.timeout = rank, world, num_workers, timeout
         self.cursor = 0
 
     def __len__(self) -> int:
@@ -58,10 +69,12 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the cursor to the end. The cursor moves when a batch is handed over, not when it is built."""
         for batch in self._batches(range(self.cursor // self.rows_per_step, self.total_steps)):
+            if isinstance(batch, ShardError):
+                raise batch
             self.cursor += self.rows_per_step
             yield batch
 
-    def _batches(self, steps: range) -> Iterator[Batch]:
+    def _batches(self, steps: range) -> Iterator[Batch | ShardError]:
         dataset = _Steps(self.rows, self.rows_per_step, self.rank, self.world)
         if self.num_workers == 0:
             return map(dataset.__getitem__, steps)
@@ -71,10 +84,23 @@ class TrainLoader:
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=_same,  # type: ignore[arg-type]
-            timeout=WORKER_TIMEOUT_SECONDS,
+            timeout=self.timeout,
             generator=torch.Generator().manual_seed(0),  # a loader without its own would draw from the global generator
         )
-        return iter(loader)
+        return self._watched(iter(loader))
+
+    def _watched(self, batches: Iterator[Batch | ShardError]) -> Iterator[Batch | ShardError]:
+        """The same batches; torch's errors about workers that died or hang become ours."""
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise ShardError(
+                f"a data worker gave no batch ({error}). It was killed, for want of memory perhaps, or a read has hung "
+                f"for {self.timeout:.0f} s. Run again: the run goes on where it was; trainer.num_workers=0 reads in "
+                "the training process itself"
+            ) from error
 
     def state_dict(self, cursor: int | None = None) -> dict[str, Any]:
         """The cursor (or a given one), its stream, and where its window starts, so that going on costs nothing."""
@@ -106,7 +132,13 @@ class TrainLoader:
 
 
 def val_batches(
-    shards: Shards, source: str, split: str, rows: int, batch_rows: int, context_length: int, patch_size: int
+    shards: Shards | IndexedSources,
+    source: str,
+    split: str,
+    rows: int,
+    batch_rows: int,
+    context_length: int,
+    patch_size: int,
 ) -> list[Batch]:
     """The first ``rows`` packed rows of one source and split, in batches of ``batch_rows`` (the last may be smaller).
 
@@ -119,26 +151,32 @@ def val_batches(
     available = stream.rows_available()
     if rows > available:
         raise ValueError(
-            f"{rows} rows were asked for, {source} {split} in {shards.root} fills {available} of {context_length} "
-            "positions: ask for fewer (data.eval_rows) or render a larger split"
+            f"{rows} rows were asked for, {source} {split} fills {available} of {context_length} positions: ask for "
+            "fewer (data.eval_rows), or hold out more (data.val_fraction; of a rendered source, render a larger split)"
         )
     return [to_torch(stream.rows_at(at, min(batch_rows, rows - at))) for at in range(0, rows, batch_rows)]
 
 
 def to_torch(batch: Batch) -> Batch:
     """A Batch of numpy arrays as one of torch tensors, without copying."""
-    return Batch(**{f.name: torch.from_numpy(np.ascontiguousarray(getattr(batch, f.name))) for f in fields(batch)})
+    arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(batch, name))) for name in ARRAYS}
+    return Batch(**arrays, skipped=batch.skipped)
 
 
-class _Steps(Dataset[Batch]):
-    """Step number -> this rank's rows of it."""
+class _Steps(Dataset[Batch | ShardError]):
+    """Step number -> this rank's rows of it, or why there are none: an error is handed over to be raised where a person
+    reads it, not buried under a worker's traceback.
+    """
 
     def __init__(self, rows: RowSource, rows_per_step: int, rank: int, world: int) -> None:
         self.rows, self.rows_per_step, self.rank, self.world = rows, rows_per_step, rank, world
 
-    def __getitem__(self, step: int) -> Batch:
-        return to_torch(self.rows.rows_at(step * self.rows_per_step, self.rows_per_step, self.rank, self.world))
+    def __getitem__(self, step: int) -> Batch | ShardError:
+        try:
+            return to_torch(self.rows.rows_at(step * self.rows_per_step, self.rows_per_step, self.rank, self.world))
+        except ShardError as error:
+            return error
 
 
-def _same(batch: Batch) -> Batch:
+def _same(batch: Batch | ShardError) -> Batch | ShardError:
     return batch

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nmm.batch import SOURCES
 from nmm.config import canonical_json
 from nmm.data.tar import TarSamples, group_samples, open_bytes, refuse_unsafe, walk_tar
 from nmm.data.tokenizer import Tokenizer, load_tokenizer
@@ -55,6 +56,11 @@ class Shards:
     image_size: int
     sources: Mapping[str, Mapping[str, SplitInfo]]
     manifest: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every source a batch can name, by number."""
+        return SOURCES
 
     def split(self, source: str, split: str) -> SplitInfo:
         """One split of one source. Raises ValueError naming what the folder does hold."""

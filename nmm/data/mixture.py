@@ -1,36 +1,39 @@
 """Which documents a window draws from each source: a pure function of the window's number.
 
-Source s owes ``budget[s]`` tokens (image + text) to every window. By the end of window w it has delivered the fewest
-whole documents that reach ``budget[s] * (w + 1)`` tokens, so each window's realised share is right to within one
-document and the error never adds up. Finding a window costs a binary search in the epoch's running token count; that
-count and the epoch's permutation are made once per epoch (about 0.2 s for a million samples) and two epochs are kept.
+By tokens, source s owes every window ``budget[s]`` tokens (image + text). By the end of window w it has delivered the
+fewest whole documents that reach ``budget[s] * (w + 1)`` tokens, so each window's realised share is right to within one
+document and the error never adds up. By samples it owes a (fractional) number of documents, in the same way.
+
+Nothing here grows with the number of samples: finding a window costs a search in the running token count of blocks, and
+one block of about 16,000 samples at a time is put in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 
-from nmm.batch import SOURCES
-from nmm.data.order import epoch_order
+from nmm.data.order import EpochOrder
+
+KEPT_BLOCKS = 3
 
 
-def token_budgets(weights: Mapping[str, float], window_tokens: int) -> dict[str, int]:
-    """Tokens each source owes a window, in the order of SOURCES; sources of weight 0 are left out.
+def shares(weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """Weights that sum to 1, in the order of ``names``; sources of weight 0 are left out.
 
     Raises ValueError for an unknown source, a negative weight, or weights that are all zero.
     """
     for source, weight in weights.items():
-        if source not in SOURCES:
-            raise ValueError(f"mixture names source {source!r}; allowed: {list(SOURCES)}")
+        if source not in names and weight != 0:
+            raise ValueError(f"mixture names source {source!r}; allowed: {list(names)}")
         if not weight >= 0:
             raise ValueError(f"mixture weight of {source!r} is {weight}; weights must be >= 0")
     total = sum(weights.values())
     if not total > 0:
         raise ValueError(f"mixture={dict(weights)} needs at least one positive weight")
-    used = [source for source in SOURCES if weights.get(source, 0) > 0]
-    return {source: max(1, round(window_tokens * weights[source] / total)) for source in used}
+    return {source: weights[source] / total for source in names if weights.get(source, 0) > 0}
 
 
 class SourceStream:
@@ -38,46 +41,102 @@ class SourceStream:
 
     Args:
         name: The source.
-        lengths: (n,) positions each document occupies, in sample order.
-        shard_samples: Samples in each shard, in manifest order (their sum is n).
+        units: (U,) documents of every unit (see ``EpochOrder``).
+        unit_tokens: (U,) positions they occupy.
+        lengths: Sample numbers (n,) -> positions each occupies (n,).
         seed: Decides the permutations.
         once_in_order: End after one epoch, delivered in sample order (evaluation).
     """
 
     def __init__(
-        self, name: str, lengths: np.ndarray, shard_samples: Sequence[int], seed: int, once_in_order: bool = False
+        self,
+        name: str,
+        units: Sequence[int] | np.ndarray,
+        unit_tokens: Sequence[int] | np.ndarray,
+        lengths: Callable[[np.ndarray], np.ndarray],
+        seed: int,
+        once_in_order: bool = False,
     ) -> None:
-        self.name, self.lengths, self.seed, self.once_in_order = name, lengths, seed, once_in_order
-        self.shard_samples = tuple(shard_samples)
-        self.samples = len(lengths)
-        self.tokens = int(lengths.sum())
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.name, self.seed, self.once_in_order = name, seed, once_in_order
+        self.units, self.unit_tokens = np.asarray(units, np.int64), np.asarray(unit_tokens, np.int64)
+        self.samples, self.tokens = int(self.units.sum()), int(self.unit_tokens.sum())
+        self._lengths = lengths
+        self._epochs: dict[int, tuple[EpochOrder, np.ndarray]] = {}
+        self._blocks: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) sample numbers in delivery order, and (n + 1,) tokens delivered before each of them."""
-        if number not in self._epochs:
-            if len(self._epochs) >= 2:
-                self._epochs.pop(next(iter(self._epochs)))
-            if self.once_in_order:
-                order = np.arange(self.samples)
-            else:
-                order = epoch_order(self.shard_samples, self.seed, self.name, number)
-            self._epochs[number] = (order, np.concatenate([[0], np.cumsum(self.lengths[order], dtype=np.int64)]))
-        return self._epochs[number]
+    def epoch(self, number: int) -> EpochOrder:
+        """The order of one epoch."""
+        return self._epoch(number)[0]
+
+    def block(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(b,) sample numbers of a block in delivery order, and (b + 1,) its tokens delivered before each of them."""
+        key = (epoch, number)
+        if key not in self._blocks:
+            if len(self._blocks) >= KEPT_BLOCKS:
+                self._blocks.pop(next(iter(self._blocks)))
+            order = self.epoch(epoch).block(number)
+            self._blocks[key] = (order, np.concatenate([[0], np.cumsum(self._lengths(order), dtype=np.int64)]))
+        return self._blocks[key]
 
     def count_at(self, tokens: int) -> int:
         """The fewest documents, counted through the epochs, that hold at least ``tokens`` tokens."""
         if self.once_in_order and tokens >= self.tokens:
             return self.samples
         epoch, rest = divmod(tokens, self.tokens)
-        return epoch * self.samples + int(np.searchsorted(self.epoch(epoch)[1], rest))
+        order, token_ends = self._epoch(epoch)
+        number = int(np.searchsorted(token_ends, rest))
+        before = int(token_ends[number - 1]) if number else 0
+        inside = int(np.searchsorted(self.block(epoch, number)[1], rest - before))
+        return epoch * self.samples + order.start(number) + inside
 
     def documents(self, first: int, last: int) -> np.ndarray:
         """(last - first,) sample numbers of documents first..last-1, counted through the epochs."""
         parts = [np.zeros(0, np.int64)]
         while first < last:
             epoch, start = divmod(first, self.samples)
-            part = self.epoch(epoch)[0][start : start + last - first]
-            parts.append(part)
-            first += len(part)
+            order = self.epoch(epoch)
+            number = int(np.searchsorted(order.ends, start, side="right"))
+            offset = start - order.start(number)
+            parts.append(self.block(epoch, number)[0][offset : offset + last - first])
+            first += len(parts[-1])
         return np.concatenate(parts)
+
+    def _epoch(self, number: int) -> tuple[EpochOrder, np.ndarray]:
+        """Its order, and (blocks,) the tokens delivered by the end of each block."""
+        if number not in self._epochs:
+            if len(self._epochs) >= 2:
+                self._epochs.pop(next(iter(self._epochs)))
+            order = EpochOrder(self.units, self.seed, self.name, number, shuffled=not self.once_in_order)
+            self._epochs[number] = (order, np.cumsum(self.unit_tokens[order.units])[order.last_unit - 1])
+        return self._epochs[number]
+
+
+class Draw:
+    """How many documents a source has delivered when a window begins.
+
+    Args:
+        stream: The source.
+        tokens: What it owes a window, by tokens.
+        samples: What it owes a window, by samples; exactly one of the two is given.
+    """
+
+    def __init__(self, stream: SourceStream, tokens: int | None = None, samples: Fraction | None = None) -> None:
+        assert (tokens is None) != (samples is None)
+        self.stream, self.tokens, self.samples = stream, tokens, samples
+
+    def before(self, window: int) -> int:
+        """Documents delivered before window number ``window``, counted through the epochs."""
+        if self.tokens is not None:
+            return self.stream.count_at(self.tokens * window)
+        assert self.samples is not None
+        return int(self.samples * window)
+
+
+def draws(streams: Sequence[SourceStream], share: Mapping[str, float], window_tokens: int, weights: str) -> list[Draw]:
+    """One Draw for every stream. ``weights``: the shares are of "tokens" or of "samples"."""
+    if weights == "tokens":
+        return [Draw(stream, tokens=max(1, round(window_tokens * share[stream.name]))) for stream in streams]
+    mean = sum(share[stream.name] * stream.tokens / stream.samples for stream in streams)
+    documents = window_tokens / mean
+    # a fixed denominator keeps the running count exact however far the stream goes
+    return [Draw(stream, samples=Fraction(round(documents * share[stream.name] * 2**20), 2**20)) for stream in streams]

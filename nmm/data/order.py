@@ -13,6 +13,7 @@ import numpy as np
 from nmm.data.counter_rng import CounterStream
 
 BLOCK_SAMPLES = 16_384
+ORDER_VERSION = 2  # 2: blocks are whole units
 START = "0" * 32
 
 
@@ -21,23 +22,67 @@ def random_bits(count: int, seed: int, *names: str) -> np.ndarray:
     return CounterStream(seed, *names).bits(np.arange(count), np.zeros(1, np.int64))[:, 0]
 
 
-def epoch_order(
-    shard_samples: Sequence[int], seed: int, source: str, epoch: int, block: int = BLOCK_SAMPLES
-) -> np.ndarray:
-    """(n,) int64 sample numbers of one source in the order of one epoch, each exactly once.
+class EpochOrder:
+    """The order of one epoch of one source, each of its n samples exactly once, in memory that does not grow with n.
 
-    ``shard_samples[i]`` is the number of samples of shard i; samples are numbered through the shards in manifest order.
-    Shards are permuted, then samples inside consecutive blocks of ``block`` samples: reads stay within a few shards.
+    Samples are numbered through the units (a shard, or a jsonl member of one) in their listed order. Units are
+    permuted; consecutive ones are grouped into blocks of at least ``block`` samples; samples are permuted inside a
+    block, which is made when it is asked for: reads stay within a few shards.
+
+    Args:
+        units: (U,) samples of every unit.
+        seed, source, epoch: Decide the order, and nothing else does.
+        block: Fewest samples of a block; the last one takes what is left too.
+        shuffled: False delivers the samples as they are numbered (evaluation).
     """
-    sizes = np.asarray(shard_samples, np.int64)
-    first = np.cumsum(sizes) - sizes
-    shards = CounterStream(seed, "shards", source, str(epoch)).permutation(len(sizes))
-    order = np.concatenate([np.arange(first[s], first[s] + sizes[s]) for s in shards])
-    bits = random_bits(len(order), seed, "samples", source, str(epoch))
-    for start in range(0, len(order), block):
-        inside = slice(start, start + block)
-        order[inside] = order[inside][np.argsort(bits[inside], kind="stable")]
-    return order
+
+    def __init__(
+        self,
+        units: Sequence[int] | np.ndarray,
+        seed: int,
+        source: str,
+        epoch: int,
+        block: int = BLOCK_SAMPLES,
+        shuffled: bool = True,
+    ) -> None:
+        sizes = np.asarray(units, np.int64)
+        number = len(sizes)
+        self.units = (
+            CounterStream(seed, "shards", source, str(epoch)).permutation(number) if shuffled else np.arange(number)
+        )
+        self._stream = CounterStream(seed, "samples", source, str(epoch)) if shuffled else None
+        self._sizes = sizes[self.units]
+        self._first = (np.cumsum(sizes) - sizes)[self.units]
+        self.last_unit = _block_ends(self._sizes, block)
+        self.ends = np.cumsum(self._sizes)[self.last_unit - 1] if len(self.last_unit) else np.zeros(0, np.int64)
+
+    def start(self, block: int) -> int:
+        """How many samples come before block number ``block``."""
+        return int(self.ends[block - 1]) if block else 0
+
+    def block(self, number: int) -> np.ndarray:
+        """(b,) int64 sample numbers of one block in the order of delivery."""
+        units = slice(int(self.last_unit[number - 1]) if number else 0, int(self.last_unit[number]))
+        spans = zip(self._first[units].tolist(), self._sizes[units].tolist(), strict=True)
+        order = np.concatenate([np.arange(first, first + size) for first, size in spans])
+        if self._stream is None:
+            return order
+        place = np.arange(self.start(number), self.ends[number])
+        bits = self._stream.bits(place, np.zeros(1, np.int64))[:, 0]
+        return order[np.argsort(bits, kind="stable")]
+
+
+def _block_ends(sizes: np.ndarray, block: int) -> np.ndarray:
+    """(blocks,) for every block the number of units up to its end."""
+    ends, held = [], 0
+    for number, size in enumerate(sizes.tolist(), 1):
+        held += size
+        if held >= block:
+            ends.append(number)
+            held = 0
+    if held:  # too few for a block of their own
+        ends = [*ends[:-1], len(sizes)]
+    return np.array(ends, np.int64)
 
 
 class OrderHash:

@@ -36,6 +36,19 @@ class Layout:
     column: np.ndarray
     rows: int
 
+    def only(self, rows: np.ndarray) -> tuple[Layout, np.ndarray]:
+        """The layout of ``rows`` (increasing numbers) alone, renumbered from 0, and which documents it keeps."""
+        number = np.full(self.rows, -1)
+        number[rows] = np.arange(len(rows))
+        kept = np.flatnonzero(number[self.row] >= 0)
+        row = number[self.row[kept]]
+        return Layout(self.document[kept], row, self.place[kept], self.column[kept], len(rows)), kept
+
+    def without(self, dropped: np.ndarray) -> Layout:
+        """The same rows with holes where the (n,) bool ``dropped`` documents stood."""
+        keep = ~dropped
+        return Layout(self.document[keep], self.row[keep], self.place[keep], self.column[keep], self.rows)
+
 
 def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, int]:
     """Assign documents of (n,) ``lengths`` to rows of ``width`` positions: (n,) row numbers, and the number of rows.

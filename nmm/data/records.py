@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,13 +15,9 @@ import numpy as np
 
 from nmm.data.png import encode_png
 from nmm.data.scene import SceneObject
+from nmm.data.tar_writer import TarWriter
 from nmm.data.words import COLOURS, IMAGE, LOCATIONS, SIZES
 from nmm.data.world import Document, World
-
-_BLOCK = 512
-_RECORD = 20 * _BLOCK
-_AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)  # a plain file, ustar
-_AFTER_SUM = sum(_AFTER_CHECKSUM) + sum(b" " * 8)  # the checksum field counts as spaces
 
 
 def sample_key(source: str, split: str, index: int) -> str:
@@ -123,41 +118,17 @@ def _members(world: World, document: Document, logprobs: list[float]) -> Iterato
     yield "json", json.dumps(record, separators=(",", ":")).encode()
 
 
-def _header(name: str, size: int) -> bytes:
-    """A POSIX ustar header with every free field fixed: owner 0, mode 0644, time 0."""
-    if len(name) > 100:
-        raise ValueError(f"tar member name {name!r} is longer than 100 characters")
-    before = name.encode().ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
-    return before + b"%06o\0 " % (sum(before) + _AFTER_SUM) + _AFTER_CHECKSUM
-
-
-class _HashingFile:
-    """Writes through to a file while counting and hashing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self.file.write(data)
-        self.sha256.update(data)
-        self.size += len(data)
-
-
 def write_tar(world: World, documents: Iterator[Document], file: BinaryIO, stats: ShardStats) -> Iterator[int]:
     """Write documents as a tar into `file`, filling `stats`; yields after each document (for progress)."""
-    out = _HashingFile(file)
+    tar = TarWriter(file)
     for document in documents:
         logprobs = stored_logprobs(document)
         key = sample_key(document.source, document.split, document.index)
         for name, payload in _members(world, document, logprobs):
-            out.write(_header(f"{key}.{name}", len(payload)) + payload + bytes(-len(payload) % _BLOCK))
+            tar.add(f"{key}.{name}", payload)
         stats.add(document, logprobs)
         yield 1
-    out.write(bytes(2 * _BLOCK))
-    out.write(bytes(-out.size % _RECORD))
-    stats.bytes, stats.sha256 = out.size, out.sha256.hexdigest()
+    stats.bytes, stats.sha256 = tar.close()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -9,24 +9,20 @@ A run that was stopped keeps every finished shard; a folder made for other param
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from nmm.config import canonical_json
+from nmm.data.out_folder import claim, only_writer, progress_bar, refuse_strangers
 from nmm.data.records import ShardStats, write_atomically, write_tar
 from nmm.data.shard_plan import Samples, ShardPlan, plan_shards, samples_for_tokens
 from nmm.data.words import SPECIALS
@@ -35,7 +31,6 @@ from nmm.data.world import World, WorldConfig
 __all__ = ["Samples", "ShardPlan", "plan_shards", "samples_for_tokens", "tokenizer_json", "write_shards"]
 
 FORMAT = 1
-PLAN = "plan.json"
 CHANNELS = 3
 _LISTED = ("path", "samples", "bytes", "sha256", "first_index")
 
@@ -65,10 +60,10 @@ def write_shards(
     plans = plan_shards(samples, shard_samples)
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
-    _refuse_strangers(out)
+    refuse_strangers(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _only_writer(out):
-        _claim(out, config, samples, shard_samples)
+    with only_writer(out):
+        claim(out, _plan(config, samples, shard_samples))
         done = {plan: stats for plan in plans if (stats := _finished(out, plan)) is not None}
         num_kept = len(done)
         _render_missing(config, out, plans, done, workers, progress)
@@ -82,47 +77,13 @@ def write_shards(
     return manifest
 
 
-def _refuse_strangers(out: Path) -> None:
-    """Raise ValueError if `out` holds files but no plan: somebody else's folder."""
-    if out.exists() and not (out / PLAN).exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise ValueError(f"{out} is not empty and was not made by this command (no {PLAN}); choose another folder")
-
-
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that a second call waits and then finds the shards finished."""
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in out.glob("**/.*.tmp-*"):  # of a run that was killed: nobody else holds the lock
-            leftover.unlink()
-        yield
-
-
-def _claim(out: Path, config: WorldConfig, samples: Samples, shard_samples: int) -> None:
-    """Write the plan, or check that the one that is there asks for the same."""
-    wanted = {
+def _plan(config: WorldConfig, samples: Samples, shard_samples: int) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "world": config.to_dict(),
         "samples": {source: {split: n for split, n in samples[source].items() if n} for source in samples},
         "shard_samples": shard_samples,
     }
-    path = out / PLAN
-    if not path.exists():
-        write_atomically(path, canonical_json(wanted).encode())
-        return
-    differing = _differences(json.loads(path.read_text()), wanted)
-    if differing:
-        raise ValueError(
-            f"{out} holds shards of other parameters ({'; '.join(differing)}); choose another folder or delete this one"
-        )
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Readable list of the leaves in which two nested mappings differ."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(set(found) | set(wanted))
-        return [line for key in keys for line in _differences(found.get(key), wanted.get(key), f"{name}.{key}")]
-    return [] if found == wanted else [f"{name.lstrip('.')} is {found}, asked for {wanted}"]
 
 
 def _finished(out: Path, plan: ShardPlan) -> ShardStats | None:
@@ -147,7 +108,7 @@ def _render_missing(
 ) -> None:
     """Write the planned shards that are not in `done` and add them to it."""
     missing = [plan for plan in plans if plan not in done]
-    with _bar(progress and bool(missing)) as bar:
+    with progress_bar(progress and bool(missing)) as bar:
         total, kept = sum(plan.samples for plan in plans), sum(plan.samples for plan in done)
         task = bar.add_task("rendering", total=total, completed=kept)
         if workers == 1 or len(missing) < 2:
@@ -229,21 +190,3 @@ def tokenizer_json(vocabulary: list[str]) -> str:
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(vocabulary)}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer.to_str(pretty=True)
-
-
-class _Rate(ProgressColumn):
-    """Samples a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} samples/s" if task.speed else "")
-
-
-def _bar(show: bool) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, disable=not show)

@@ -1,4 +1,4 @@
-"""Packed rows by global number: row r is a pure function of (shards, mixture, seed, context length, patch size, r).
+"""Packed rows by global number: row r is a pure function of (data, mixture, seed, context length, patch size, r).
 
 Shape legend: T positions a row, M patches an image, n documents of a window.
 """
@@ -9,13 +9,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nmm.batch import SOURCES, Batch
-from nmm.data.decoded import DecodedShard, open_decoded
+from nmm.batch import IMAGE_ID, Batch, Skipped
+from nmm.data.corpus import TOTALS, Corpus, DecodedCorpus
+from nmm.data.decoded import DecodedShard
+from nmm.data.indexed import IndexedCorpus, IndexedSources
 from nmm.data.manifest import Shards
-from nmm.data.mixture import SourceStream, token_budgets
-from nmm.data.packing import PACKING_VERSION, WINDOW_ROWS, RowTable, lay_out, pack
+from nmm.data.mixture import SourceStream, draws, shares
+from nmm.data.order import ORDER_VERSION
+from nmm.data.packing import PACKING_VERSION, WINDOW_ROWS, Layout, RowTable, lay_out, pack
 from nmm.data.sft import tuning
-from nmm.data.window import DOCUMENT, Window, assemble, gather_documents, join
+from nmm.data.window import DOCUMENT, POSITION, Window, decoded_window, join, row_fields, row_ids
 
 KEPT_WINDOWS = 2
 
@@ -24,15 +27,16 @@ class RowSource:
     """Rows of T = ``context_length`` positions from a mixture of sources, addressed by their global number.
 
     Args:
-        shards: From ``open_shards``.
+        shards: From ``nmm.data.opening.open_data`` (or ``open_shards``).
         mixture: Source -> weight in tokens (image + text); any positive scale.
         context_length: T. A longer document is cut there (before an image that would not fit whole) and counted.
         patch_size: Side of a patch in pixels.
-        seed: Decides the order of everything.
-        split: "train", "val" or "test".
+        seed: Decides the order of everything, and how images are cropped.
+        split: "train" or "val"; rendered shards have "test" too.
         once_in_order: Deliver every document once, in sample order, then end (evaluation). Rows of a window are mixed
-            all the same.
+            all the same, and images are not cropped at random.
         stage: "pretrain", or "sft" for what ``nmm.data.sft`` keeps and learns.
+        weights: The mixture's weights are of "tokens" or of "samples".
 
     Raises ValueError for unknown sources or splits, a patch size that does not divide the image, a row that cannot hold
     an image and a word, and for shards that are damaged.
@@ -40,7 +44,7 @@ class RowSource:
 
     def __init__(
         self,
-        shards: Shards,
+        shards: Shards | IndexedSources,
         mixture: Mapping[str, float],
         context_length: int,
         patch_size: int,
@@ -48,58 +52,61 @@ class RowSource:
         split: str = "train",
         once_in_order: bool = False,
         stage: str = "pretrain",
+        weights: str = "tokens",
     ) -> None:
-        self.context_length, self.seed = context_length, seed
-        self.tuning = tuning(shards.tokenizer) if stage == "sft" else None
+        self.context_length, self.seed, self.names = context_length, seed, shards.names
+        self.tuning = tuning(shards.tokenizer) if stage == "sft" and isinstance(shards, Shards) else None
         self.patches_per_image = (shards.image_size // patch_size) ** 2
         self.patch_values = 3 * patch_size * patch_size
-        self.budgets = token_budgets(mixture, WINDOW_ROWS * context_length)
-        total = sum(mixture.values())
+        share = shares(mixture, self.names)
         self.stream = {
             "shards": shards.fingerprint,
             "tokenizer": shards.tokenizer.fingerprint,
             "split": split,
-            "mixture": {source: mixture[source] / total for source in self.budgets},
+            "mixture": share,
             "context_length": context_length,
             "patch_size": patch_size,
             "seed": seed,
             "once_in_order": once_in_order,
             "packing": PACKING_VERSION,
+            "order": ORDER_VERSION,
         }
         if self.tuning is not None:
             self.stream["stage"] = stage
+        if isinstance(shards, IndexedSources):
+            self.stream |= {"weights": weights, **shards.stream}
         self.decoded: list[DecodedShard] = []
-        self.documents = np.zeros(0, DOCUMENT)
-        self.streams: dict[str, SourceStream] = {}
-        self._first_document: dict[str, int] = {}
-        for source in self.budgets:
-            self._add(shards, source, split, patch_size, once_in_order)
+        self.indexed: dict[str, IndexedCorpus] = {}
+        self.corpora: dict[str, Corpus] = {}
+        for name in share:
+            self._add(shards, name, split, patch_size, once_in_order)
+        self.streams = {name: self._stream(corpus, once_in_order) for name, corpus in self.corpora.items()}
+        window_tokens = WINDOW_ROWS * context_length
+        made = draws(list(self.streams.values()), share, window_tokens, "tokens" if once_in_order else weights)
+        self.draws = dict(zip(share, made, strict=True))
+        self.holdings = {name: corpus.holdings() for name, corpus in self.corpora.items()}
         self.table = RowTable(self._rows_in_window)
         self._windows: dict[int, Window] = {}
+        self._layouts: dict[int, tuple[np.ndarray, Layout]] = {}
 
-    def _add(self, shards: Shards, source: str, split: str, patch_size: int, once_in_order: bool) -> None:
-        decoded = open_decoded(shards, source, split, patch_size)
-        if not any(len(shard.samples) for shard in decoded):
-            raise ValueError(f"{source} {split} in {shards.root} holds no samples: render some, or set its weight to 0")
-        code, m = SOURCES.index(source), self.patches_per_image
-        documents = gather_documents(decoded, code, len(self.decoded), self.context_length, m)
-        if documents["length"].min() < 1 or (documents["images"].any() and self.context_length <= m):
-            raise ValueError(
-                f"context_length={self.context_length} cannot hold an image of {m} patches and a word: "
-                f"make it at least {m + 1}, or patch_size={patch_size} larger"
-            )
-        if self.tuning is not None:
-            documents = self.tuning.select(documents, decoded, len(self.decoded))
-            if not len(documents):
-                raise ValueError(
-                    f"{source} {split} in {shards.root} holds no document with an answer within context_length="
-                    f"{self.context_length}: stage=sft cannot learn from it, set data.mixture.{source}=0"
-                )
-        samples = np.bincount(documents["shard"] - len(self.decoded), minlength=len(decoded)).tolist()
-        self.streams[source] = SourceStream(source, documents["length"], samples, self.seed, once_in_order)
-        self._first_document[source] = len(self.documents)
-        self.documents = np.concatenate([self.documents, documents])
-        self.decoded += decoded
+    def _add(
+        self, shards: Shards | IndexedSources, name: str, split: str, patch_size: int, once_in_order: bool
+    ) -> None:
+        width = self.context_length
+        if isinstance(shards, IndexedSources):
+            seed = None if once_in_order or split != "train" else self.seed
+            self.corpora[name] = self.indexed[name] = IndexedCorpus(shards, name, split, width, patch_size, seed)
+            return
+        corpus = DecodedCorpus(shards, name, split, width, patch_size, self.tuning, len(self.decoded))
+        self.decoded += corpus.decoded
+        self.corpora[name] = corpus
+
+    def _stream(self, corpus: Corpus, once_in_order: bool) -> SourceStream:
+        def lengths(samples: np.ndarray) -> np.ndarray:
+            return np.asarray(corpus.records(samples)["length"])
+
+        tokens = corpus.totals[:, TOTALS.index("length")]
+        return SourceStream(corpus.name, corpus.units, tokens, lengths, self.seed, once_in_order)
 
     def rows_at(self, cursor: int, count: int, rank: int = 0, world: int = 1) -> Batch:
         """Rows cursor + rank, cursor + rank + world, ... below cursor + count, as a Batch of numpy arrays."""
@@ -107,9 +114,8 @@ class RowSource:
         parts = []
         while len(wanted):
             number, first = self.table.locate(int(wanted[0]))
-            window = self._window(number)
-            inside = int(np.searchsorted(wanted, first + len(window.rows["row_ids"])))
-            parts.append(window.take(wanted[:inside] - first, self.decoded, self.patch_values))
+            inside = int(np.searchsorted(wanted, first + self._layout(number)[1].rows))
+            parts.append(self._take(number, wanted[:inside] - first))
             wanted = wanted[inside:]
         return parts[0] if len(parts) == 1 else join(parts)
 
@@ -117,75 +123,155 @@ class RowSource:
         """(count,) int64 digests of rows cursor..cursor+count-1 of all ranks, for the order hash."""
         return self.rows_at(cursor, count).row_ids
 
+    def documents(self, row: int) -> np.ndarray:
+        """(d,) DOCUMENT records of one row, in the order in which they stand there."""
+        window, first = self.table.locate(row)
+        documents, layout = self._layout(window)
+        return documents[layout.row == row - first]
+
     def rows_available(self) -> int:
         """How many rows there are when documents come once and in order; ValueError when they repeat for ever."""
         if not all(stream.once_in_order for stream in self.streams.values()):
             raise ValueError("training rows never end; only a RowSource with once_in_order=True has a number of rows")
-        windows = max(-(-stream.tokens // self.budgets[source]) for source, stream in self.streams.items())
+        windows = max(-(-draw.stream.tokens // (draw.tokens or 1)) for draw in self.draws.values())
         return sum(self._rows_in_window(window) for window in range(windows))
 
     def counts(self, rows: int) -> dict[str, dict[str, int]]:
         """What the first ``rows`` rows hold, by source, from lengths alone.
 
-        Keys: tokens, text_tokens, image_tokens, targets (text tokens that are learned), samples, unique_samples, epochs
-        (started), truncated.
+        Keys: tokens, text_tokens, image_tokens, targets (text tokens that are learned), samples, epochs (started),
+        truncated; of different samples only: unique_samples, unique_tokens.
         """
         window, first = self.table.locate(rows)
-        documents = self._window_documents(window)
-        layout = lay_out(self.documents["length"][documents], self.context_length, self.seed, window)
-        inside = documents[layout.document[layout.row < rows - first]]
+        documents, layout = self._layout(window)
+        inside = documents[layout.row < rows - first]
+        rest = documents[layout.row >= rows - first]
+        place = {name: number for number, name in enumerate(self.names)}
         return {
-            source: self._count(source, window, inside[self.documents["source"][inside] == SOURCES.index(source)])
-            for source in self.streams
+            name: self._count(name, window, *(part[part["source"] == place[name]] for part in (inside, rest)))
+            for name in self.streams
         }
 
-    def _count(self, source: str, window: int, here: np.ndarray) -> dict[str, int]:
-        """Totals of one source: all windows before ``window``, and documents ``here`` of that window."""
-        stream, first = self.streams[source], self._first_document[source]
-        before = stream.count_at(self.budgets[source] * window)
-        epochs, rest = divmod(before, stream.samples)
-        own = self.documents[first : first + stream.samples]
-        earlier = stream.epoch(epochs)[0][:rest]
-        here = here - first
-
-        def total(name: str) -> int:
-            return sum(int(part[name].sum()) * n for part, n in ((own, epochs), (own[earlier], 1), (own[here], 1)))
-
-        samples, tokens, image_tokens = before + len(here), total("length"), total("images") * self.patches_per_image
+    def _count(self, name: str, window: int, here: np.ndarray, rest: np.ndarray) -> dict[str, int]:
+        """Totals of one source: all windows before ``window``, and of that window the documents ``here``."""
+        stream, corpus = self.streams[name], self.corpora[name]
+        epochs, into = divmod(self.draws[name].before(window), stream.samples)
+        whole = corpus.totals.sum(axis=0)
+        begun = self._prefix(name, epochs, into)
+        sums = dict(zip(TOTALS, (epochs * whole + begun + _sums(here)).tolist(), strict=True))
+        samples = epochs * stream.samples + into + len(here)
+        unique, unique_tokens = stream.samples, stream.tokens
+        if not epochs:
+            unique, unique_tokens = self._unique(stream, into, int(begun[TOTALS.index("length")]), here, rest)
+        image_tokens = sums["images"] * self.patches_per_image
         return {
-            "tokens": tokens,
-            "text_tokens": tokens - image_tokens,
+            "tokens": sums["length"],
+            "text_tokens": sums["length"] - image_tokens,
             "image_tokens": image_tokens,
-            "targets": total("targets"),
+            "targets": sums["targets"],
             "samples": samples,
-            "unique_samples": stream.samples if epochs else len(np.union1d(earlier, here)),
+            "unique_samples": unique,
+            "unique_tokens": unique_tokens,
             "epochs": -(-samples // stream.samples),
-            "truncated": total("truncated"),
+            "truncated": sums["truncated"],
         }
+
+    def _prefix(self, name: str, epoch: int, samples: int) -> np.ndarray:
+        """(4,) sums of TOTALS over the first ``samples`` documents of an epoch."""
+        order, corpus = self.streams[name].epoch(epoch), self.corpora[name]
+        number = int(np.searchsorted(order.ends, samples, side="right"))
+        whole = order.units[: order.last_unit[number - 1]] if number else order.units[:0]
+        total = corpus.totals[whole].sum(axis=0)
+        if samples > order.start(number):
+            block = self.streams[name].block(epoch, number)[0]
+            total = total + _sums(corpus.records(block[: samples - order.start(number)]))
+        return np.asarray(total)
+
+    def _unique(
+        self, stream: SourceStream, before: int, tokens: int, here: np.ndarray, rest: np.ndarray
+    ) -> tuple[int, int]:
+        """Different samples and their tokens, in the first epoch or in a window that goes over its end."""
+        new = here[here["ordinal"] < stream.samples]
+        again = here[here["ordinal"] >= stream.samples]
+        if len(again):  # all others of the first epoch were delivered, or stand in later rows of this window
+            missing = rest[rest["ordinal"] < stream.samples]
+            missing = missing[~np.isin(missing["id"], again["id"])]
+            return stream.samples - len(missing), stream.tokens - int(missing["length"].sum())
+        return before + len(new), tokens + int(new["length"].sum())
 
     def efficiency(self, rows: int) -> float:
         """Filled share of the positions of the first ``rows`` rows."""
         return sum(count["tokens"] for count in self.counts(rows).values()) / (rows * self.context_length)
 
     def _window_documents(self, window: int) -> np.ndarray:
-        """(n,) numbers of a window's documents in ``self.documents``, source by source."""
-        parts = [np.zeros(0, np.int64)]
-        for source, stream in self.streams.items():
-            first, last = (stream.count_at(self.budgets[source] * w) for w in (window, window + 1))
-            parts.append(stream.documents(first, last) + self._first_document[source])
+        """(n,) DOCUMENT records of a window, source by source."""
+        parts = [np.zeros(0, DOCUMENT)]
+        for name, draw in self.draws.items():
+            first, last = draw.before(window), draw.before(window + 1)
+            part = self.corpora[name].records(draw.stream.documents(first, last))
+            part["source"] = self.names.index(name)
+            part["ordinal"] = np.arange(first, last)
+            parts.append(part)
         return np.concatenate(parts)
 
     def _rows_in_window(self, window: int) -> int:
-        return pack(self.documents["length"][self._window_documents(window)], self.context_length)[1]
+        if window in self._layouts:
+            return self._layouts[window][1].rows
+        return pack(self._window_documents(window)["length"], self.context_length)[1]
 
-    def _window(self, number: int) -> Window:
+    def _layout(self, window: int) -> tuple[np.ndarray, Layout]:
+        """A window's DOCUMENT records in the order of its layout, and the layout."""
+        if window not in self._layouts:
+            if len(self._layouts) >= KEPT_WINDOWS:
+                self._layouts.pop(next(iter(self._layouts)))
+            documents = self._window_documents(window)
+            layout = lay_out(documents["length"], self.context_length, self.seed, window)
+            self._layouts[window] = (documents[layout.document], layout)
+        return self._layouts[window]
+
+    def _take(self, window: int, rows: np.ndarray) -> Batch:
+        """Rows of one window, counted from its first one."""
+        if self.indexed:
+            return self._read(window, rows)
+        return self._decoded(window).take(rows, self.decoded, self.patch_values)
+
+    def _decoded(self, number: int) -> Window:
         if number not in self._windows:
             if len(self._windows) >= KEPT_WINDOWS:
                 self._windows.pop(next(iter(self._windows)))
-            documents = self.documents[self._window_documents(number)]
-            layout = lay_out(documents["length"], self.context_length, self.seed, number)
-            in_rows = documents[layout.document]
-            self._windows[number] = assemble(
-                in_rows, layout, self.decoded, self.context_length, self.patches_per_image, self.tuning
+            documents, layout = self._layout(number)
+            self._windows[number] = decoded_window(
+                documents, layout, self.decoded, self.context_length, self.patches_per_image, self.tuning
             )
         return self._windows[number]
+
+    def _read(self, window: int, rows: np.ndarray) -> Batch:
+        """Rows of indexed sources: only their own documents are read. What cannot be read is left as padding."""
+        documents, layout = self._layout(window)
+        layout, kept = layout.only(rows)
+        documents = documents[kept]
+        ids = row_ids(documents["id"], layout)
+        found = [self.indexed[self.names[document["source"]]].read(document) for document in documents]
+        lost = np.array([isinstance(one, Skipped) for one in found], bool)
+        skipped = tuple(one for one in found if isinstance(one, Skipped))
+        contents = [one for one in found if not isinstance(one, Skipped)]
+        layout, documents = layout.without(lost), documents[~lost]
+        positions = np.zeros(int(documents["length"].sum()), POSITION)
+        positions["logprob"] = np.nan
+        if contents:
+            positions["token"] = np.concatenate([one.tokens for one in contents])
+        fields = row_fields(documents, layout, positions, self.context_length, self.patches_per_image)
+        patches = [one.patches for one in contents if len(one.patches)]
+        shape = (-1, self.patches_per_image, self.patch_values)
+        return Batch(
+            **fields,
+            row_ids=ids,
+            patches=np.concatenate(patches) if patches else np.zeros((0, *shape[1:]), np.uint8),
+            patch_at=np.flatnonzero(fields["tokens"] == IMAGE_ID).reshape(-1, self.patches_per_image),
+            skipped=skipped,
+        )
+
+
+def _sums(documents: np.ndarray) -> np.ndarray:
+    """(4,) sums of TOTALS."""
+    return np.array([int(documents[name].sum()) for name in TOTALS])

@@ -1,7 +1,7 @@
-"""One window of rows, put together: from where its documents stand to the arrays of a Batch.
+"""Rows put together: from where their documents stand to the arrays of a Batch.
 
-Shape legend: R rows of a window, T positions a row, n documents, I images, M patches an image, P pixel values a patch,
-B rows taken at once.
+Shape legend: R rows, T positions a row, n documents, L positions of all of them, I images, M patches an image, P pixel
+values a patch, B rows taken at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nmm.batch import IMAGE_ID, PAD_ID, Batch
+from nmm.batch import ARRAYS, IMAGE_ID, PAD_ID, Batch
 from nmm.data.decoded import DecodedShard
 from nmm.data.packing import Layout
 from nmm.data.sft import CAPTION, Tuning
@@ -21,16 +21,18 @@ from nmm.data.sft import CAPTION, Tuning
 DOCUMENT = np.dtype(
     [
         ("id", "u8"),  # of the sample
-        ("source", "i1"),  # index into SOURCES
+        ("source", "i1"),  # its place among the sources of the data
         ("length", "i8"),  # positions, never above T
         ("images", "i8"),
         ("targets", "i8"),  # text tokens that follow another token and are learned
         ("truncated", "?"),
-        ("shard", "i8"),  # number of its DecodedShard
-        ("start", "i8"),  # first position there
-        ("first_image", "i8"),  # first image there
+        ("ordinal", "i8"),  # which of all deliveries of its source this is, counted through the epochs
+        ("shard", "i8"),  # number of its shard
+        ("start", "i8"),  # first position in its decoded shard, or place in the index of its shard
+        ("first_image", "i8"),  # first image in its decoded shard
     ]
 )
+POSITION = np.dtype([("token", "<i4"), ("logprob", "<f4"), ("letter", "u1")])
 
 
 def gather_documents(decoded: Sequence[DecodedShard], source: int, first_shard: int, width: int, m: int) -> np.ndarray:
@@ -57,9 +59,9 @@ def gather_documents(decoded: Sequence[DecodedShard], source: int, first_shard: 
 
 @dataclass(frozen=True)
 class Window:
-    """The rows of one window. ``rows`` holds Batch's (R, ...) fields; image i (of I) is image ``image_number[i]`` of
-    decoded shard ``image_shard[i]``, its patches stand in columns ``patch_column[i]`` (M), and row r has images
-    ``first_image[r] : first_image[r + 1]``.
+    """The rows of one window of decoded shards. ``rows`` holds Batch's (R, ...) fields; image i (of I) is image
+    ``image_number[i]`` of decoded shard ``image_shard[i]``, its patches stand in columns ``patch_column[i]`` (M), and
+    row r has images ``first_image[r] : first_image[r + 1]``.
     """
 
     rows: Mapping[str, np.ndarray]
@@ -82,7 +84,7 @@ class Window:
         return Batch(patches=patches, patch_at=patch_at, **{name: values[rows] for name, values in self.rows.items()})
 
 
-def assemble(
+def decoded_window(
     documents: np.ndarray,
     layout: Layout,
     decoded: Sequence[DecodedShard],
@@ -90,41 +92,50 @@ def assemble(
     m: int,
     tuning: Tuning | None = None,
 ) -> Window:
-    """The window of (n,) DOCUMENT records that stand as ``layout`` says (both in the order of the layout).
-
-    All text is learned, or with ``tuning`` what its rule says.
-    """
-    rows = _text_fields(documents, layout, decoded, width) | _place_fields(documents, layout, width)
-    is_patch = rows["tokens"] == IMAGE_ID
-    first_image = np.searchsorted(np.repeat(layout.row, documents["images"]), np.arange(layout.rows + 1))
-    nth_patch = np.cumsum(is_patch.reshape(-1)).reshape(is_patch.shape) - 1 - first_image[:-1, None] * m
-    rows["image"] = np.where(is_patch, nth_patch // m, -1).astype(np.int32)
-    _add_next(rows, tuning)
-    first_document = np.searchsorted(layout.row, np.arange(layout.rows + 1))
-    rows["row_ids"] = _row_ids(documents["id"], first_document)
-    return Window(
-        rows=rows,
-        first_image=first_image,
-        image_shard=np.repeat(documents["shard"], documents["images"]).tolist(),
-        image_number=ranges(documents["first_image"], documents["images"]).tolist(),
-        patch_column=(np.flatnonzero(is_patch) % width).reshape(-1, m),
-    )
-
-
-def _text_fields(
-    documents: np.ndarray, layout: Layout, decoded: Sequence[DecodedShard], width: int
-) -> dict[str, np.ndarray]:
-    """(R, T) tokens, and logprobs and classes of the tokens themselves."""
-    size = layout.rows * width
-    tokens = np.full(size, PAD_ID, np.int64)
-    logprobs, classes = np.full(size, np.nan, np.float32), np.zeros(size, np.uint8)
-    start = layout.row * width + layout.column
+    """The window of (n,) DOCUMENT records that stand as ``layout`` says (both in the order of the layout)."""
+    positions = np.empty(int(documents["length"].sum()), POSITION)
+    first = np.cumsum(documents["length"]) - documents["length"]
     for shard in np.unique(documents["shard"]):
         inside = documents["shard"] == shard
         length = documents["length"][inside]
         records = decoded[shard].positions[ranges(documents["start"][inside], length)]
-        to = ranges(start[inside], length)
-        tokens[to], logprobs[to], classes[to] = records["token"], records["logprob"], records["letter"]
+        to = ranges(first[inside], length)
+        for name in ("token", "logprob", "letter"):
+            positions[name][to] = records[name]
+    rows = row_fields(documents, layout, positions, width, m, tuning)
+    rows["row_ids"] = row_ids(documents["id"], layout)
+    return Window(
+        rows=rows,
+        first_image=np.searchsorted(np.repeat(layout.row, documents["images"]), np.arange(layout.rows + 1)),
+        image_shard=np.repeat(documents["shard"], documents["images"]).tolist(),
+        image_number=ranges(documents["first_image"], documents["images"]).tolist(),
+        patch_column=(np.flatnonzero(rows["tokens"] == IMAGE_ID) % width).reshape(-1, m),
+    )
+
+
+def row_fields(
+    documents: np.ndarray, layout: Layout, positions: np.ndarray, width: int, m: int, tuning: Tuning | None = None
+) -> dict[str, np.ndarray]:
+    """Batch's (R, T) fields of (n,) documents with (L,) POSITION records, all in the order of the layout.
+
+    All text is learned, or with ``tuning`` what its rule says.
+    """
+    rows = _text_fields(documents, layout, positions, width) | _place_fields(documents, layout, width)
+    is_patch = rows["tokens"] == IMAGE_ID
+    first_image = np.searchsorted(np.repeat(layout.row, documents["images"]), np.arange(layout.rows))
+    nth_patch = np.cumsum(is_patch.reshape(-1)).reshape(is_patch.shape) - 1 - first_image[:, None] * m
+    rows["image"] = np.where(is_patch, nth_patch // m, -1).astype(np.int32)
+    _add_next(rows, tuning)
+    return rows
+
+
+def _text_fields(documents: np.ndarray, layout: Layout, positions: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    """(R, T) tokens, and logprobs and classes of the tokens themselves."""
+    size = layout.rows * width
+    tokens = np.full(size, PAD_ID, np.int64)
+    logprobs, classes = np.full(size, np.nan, np.float32), np.zeros(size, np.uint8)
+    to = ranges(layout.row * width + layout.column, documents["length"])
+    tokens[to], logprobs[to], classes[to] = positions["token"], positions["logprob"], positions["letter"]
     shape = (layout.rows, width)
     return {"tokens": tokens.reshape(shape), "logprobs": logprobs.reshape(shape), "classes": classes.reshape(shape)}
 
@@ -158,8 +169,9 @@ def _add_next(rows: dict[str, np.ndarray], tuning: Tuning | None) -> None:
     rows["weights"] = (follows & (rows["targets"] != IMAGE_ID) & np.roll(learned, -1, axis=1)).astype(np.float32)
 
 
-def _row_ids(sample_ids: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(R,) int64 digest of the ids of documents ``first[r] : first[r + 1]``, in their order."""
+def row_ids(sample_ids: np.ndarray, layout: Layout) -> np.ndarray:
+    """(R,) int64 digest of the (n,) ids of a row's documents, in their order."""
+    first = np.searchsorted(layout.row, np.arange(layout.rows + 1))
     data, ends = sample_ids.astype("<u8").tobytes(), (first * 8).tolist()
     digests = [hashlib.blake2b(data[a:b], digest_size=8).digest() for a, b in zip(ends[:-1], ends[1:], strict=True)]
     return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
@@ -174,7 +186,8 @@ def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 def join(parts: Sequence[Batch]) -> Batch:
     """Rows of several numpy Batches as one."""
-    fields: dict[str, Any] = {name: [getattr(part, name) for part in parts] for name in Batch.__dataclass_fields__}
+    fields: dict[str, Any] = {name: [getattr(part, name) for part in parts] for name in ARRAYS}
     positions = np.cumsum([0] + [part.tokens.size for part in parts[:-1]])
     fields["patch_at"] = [at + before for at, before in zip(fields["patch_at"], positions, strict=True)]
-    return Batch(**{name: np.concatenate(values) for name, values in fields.items()})
+    skipped = tuple(one for part in parts for one in part.skipped)
+    return Batch(**{name: np.concatenate(values) for name, values in fields.items()}, skipped=skipped)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nmm.batch import Batch
+from nmm.batch import Batch, Skipped
 from nmm.config import RunConfig, run_id
 from nmm.data.order import OrderHash
 from nmm.evaluate import routing_row
@@ -25,6 +25,7 @@ from nmm.record import Attempt
 from nmm.training.checkpoint import TrainingState, save
 from nmm.training.module import TrainingModule
 from nmm.training.schedule import lr_factor
+from nmm.training.skipped import add_skipped, check_skipped, of_all_ranks
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -83,8 +84,9 @@ class StepBoundary(lightning.Callback):
         evaluate: Callable[[], dict[str, Any]],
         mirror: Callable[[dict[str, Any]], None],
         position: Callable[[int], dict[str, Any]],
+        planned_samples: Callable[[], int],
     ) -> None:
-        self.position = position
+        self.position, self.planned_samples = position, planned_samples
         self.config, self.attempt, self.state, self.flag = config, attempt, state, flag
         self.evaluate, self.mirror = evaluate, mirror
         self.order = OrderHash(state.order_hash)
@@ -106,11 +108,14 @@ class StepBoundary(lightning.Callback):
             self._log(module)
         if trainer_config.eval_every_steps and step % trainer_config.eval_every_steps == 0 and step != self.last_step:
             self._write({"step": step, **flat(self.evaluate())})
-        stop, due = self._any_rank(trainer, self.flag.signum, self._is_due(step))
+        stop, due, num_skipped = self._of_ranks(trainer, self.flag.signum, self._is_due(step), len(batch.skipped))
+        skipped = of_all_ranks(batch.skipped, trainer.world_size) if num_skipped else []
+        self.state.skipped = add_skipped(self.state.skipped, skipped)
         if stop or due:
             self.state.loader = self.position(step * trainer_config.rows_per_step)
             save(self.attempt, self.config, module, self.state)
             self.saved_at = time.monotonic()
+        self._check(skipped)
         if stop and step != self.last_step:
             raise Interrupted(stop, step)
 
@@ -133,6 +138,14 @@ class StepBoundary(lightning.Callback):
         elif self.attempt is not None:
             what = f"loss {last['loss']}, gradient norm {module.grad_norm}"
             self.attempt.log(f"step {module.step}: update left out, {verdict.cause}: {what}")
+
+    def _check(self, skipped: list[Skipped]) -> None:
+        """Log what could not be read, and stop when it is too much."""
+        for one in skipped:
+            if self.attempt is not None:
+                self.attempt.log(f"step {self.state.step}: {one.source} sample left out, {one.reason}: {one.sample}")
+        if skipped:
+            check_skipped(self.config, self.state.skipped, self.planned_samples(), skipped[-1])
 
     def _log(self, module: TrainingModule) -> None:
         """One row; ``train_loss`` is the mean over the targets of the updates made since the last row, if any."""
@@ -169,14 +182,16 @@ class StepBoundary(lightning.Callback):
         return time.monotonic() - self.saved_at >= trainer.checkpoint_every_seconds > 0
 
     @staticmethod
-    def _any_rank(trainer: lightning.Trainer, signum: int, due: bool) -> tuple[int, bool]:
-        """A signal that any rank got, and whether any rank's clock asks for a checkpoint: all of them act alike."""
+    def _of_ranks(trainer: lightning.Trainer, signum: int, due: bool, num_skipped: int) -> tuple[int, bool, int]:
+        """A signal that any rank got, whether any rank's clock asks for a checkpoint, and the most samples a rank could
+        not read: all of them act alike.
+        """
         if trainer.world_size == 1:
-            return signum, due
-        values = torch.tensor([signum, due], device=trainer.strategy.root_device)
+            return signum, due, num_skipped
+        values = torch.tensor([signum, due, num_skipped], device=trainer.strategy.root_device)
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        signum, due = values.tolist()
-        return signum, bool(due)
+        signum, due, num_skipped = values.tolist()
+        return signum, bool(due), num_skipped
 
 
 def flat(evaluation: dict[str, Any]) -> dict[str, Any]:

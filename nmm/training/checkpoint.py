@@ -17,14 +17,14 @@ from nmm.training.module import TrainingModule
 from nmm.training.sharding import is_sharded, place_like, whole
 from nmm.training.spikes import Guard
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 @dataclass
 class TrainingState:
     """Everything beside weights and optimizer that the next step depends on. ``loader`` is the loader's own state.
 
-    ``guard``: the fields of ``nmm.training.spikes.Guard``.
+    ``guard``: the fields of ``nmm.training.spikes.Guard``. ``skipped``: see ``nmm.training.skipped``.
     """
 
     step: int = 0
@@ -33,6 +33,7 @@ class TrainingState:
     window_loss: float = 0.0
     window_targets: float = 0.0
     guard: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, Any] = field(default_factory=dict)
 
 
 def save(attempt: Attempt | None, config: RunConfig, module: TrainingModule, state: TrainingState) -> None:

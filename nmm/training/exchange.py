@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ def with_image(batch: Batch) -> Batch:
         "patches": batch.patches.new_zeros(batch.patches.shape[1:]),
         "patch_at": rows * T + at[:M],
     }
-    return Batch(**{name: _append(getattr(batch, name), value) for name, value in row.items()})
+    longer: dict[str, Any] = {name: _append(getattr(batch, name), value) for name, value in row.items()}
+    return Batch(**longer)
 
 
 def _append(values: Tensor, last: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from nmm.flops import count_params, training_flops
 from nmm.model.fusion import NativeMultimodalModel
 from nmm.record import RECORD_SCHEMA, attempts
 from nmm.training.numerics import Numerics
+from nmm.training.skipped import COUNTED, Counts, total_skipped
 
 
 def make_record(
@@ -34,7 +35,7 @@ def make_record(
 ) -> dict[str, Any]:
     """The record of a run (schema in ``nmm.record``). Only ``result`` must be the same in every attempt."""
     params = count_params(config)
-    tokens = _tokens(config, rows)
+    tokens = _tokens(config, rows, result.get("skipped_samples", {}).get("train", {}))
     flops = training_flops(
         config, tokens["positions"], tokens["image"] / tokens["positions"], tokens["targets"] / tokens["positions"]
     )
@@ -75,6 +76,7 @@ def make_record(
         },
         "flops": flops,
         "tokens": tokens,
+        "data": rows.holdings,
         "on_plateau": colour is not None and colour > PLATEAU_GATE,
         "wall_seconds": timing["seconds"],
         "tokens_per_second": tokens_per_second,
@@ -85,9 +87,16 @@ def make_record(
     }
 
 
-def _tokens(config: RunConfig, rows: RowSource) -> dict[str, Any]:
-    """Tokens delivered from step 0 of the trunk to the end, by modality and by source; positions include padding."""
+def _tokens(config: RunConfig, rows: RowSource, skipped: Counts) -> dict[str, Any]:
+    """Tokens delivered from step 0 of the trunk to the end, by modality and by source; positions include padding.
+
+    Documents that could not be read are taken off, but for ``unique_samples`` and ``unique_tokens``.
+    """
     by_source = rows.counts(config.total_steps * config.trainer.rows_per_step)
+    for source, counts in by_source.items():
+        lost = {name: total_skipped(skipped, name, source) for name in ("samples", *COUNTED)}
+        for name, number in (lost | {"tokens": lost["text_tokens"] + lost["image_tokens"]}).items():
+            counts[name] -= number
     text = sum(c["text_tokens"] for c in by_source.values())
     image = sum(c["image_tokens"] for c in by_source.values())
     return {
@@ -95,6 +104,7 @@ def _tokens(config: RunConfig, rows: RowSource) -> dict[str, Any]:
         "text": text,
         "image": image,
         "targets": sum(c["targets"] for c in by_source.values()),
+        "unique": sum(c["unique_tokens"] for c in by_source.values()),
         "positions": config.total_steps * config.tokens_per_step,
         "by_source": by_source,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import platform
@@ -16,13 +17,16 @@ from typing import Any
 import torch
 
 from nmm import __version__
-from nmm.batch import SOURCES, Batch
-from nmm.config import RunConfig, identity, to_dict
+from nmm.batch import Batch
+from nmm.config import RunConfig, canonical_json, identity, to_dict
 from nmm.config import run_id as make_run_id
+from nmm.data.indexed import IndexedSources
 from nmm.data.loader import TrainLoader, val_batches
-from nmm.data.manifest import Shards, open_shards
+from nmm.data.manifest import Shards
+from nmm.data.opening import open_data, row_source
 from nmm.data.source import RowSource
 from nmm.evaluate import evaluate
+from nmm.groups import Data
 from nmm.model.build import build
 from nmm.model.fusion import NativeMultimodalModel
 from nmm.model.vision import load_vision
@@ -37,6 +41,7 @@ from nmm.training.outcome import make_record, weights_digest
 from nmm.training.parallel import describe_ranks, device_of, from_main, join, make_trainer, on_main
 from nmm.training.ranks import rank
 from nmm.training.sharding import shard, unsharded
+from nmm.training.skipped import add_skipped
 
 EVAL_BATCH_ROWS = 16
 
@@ -74,7 +79,11 @@ def _open_attempt(config: RunConfig, directory: Path) -> Attempt:
 def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[str, Any]:
     shards = shards_of(config)
     on_main(lambda: validation(config))  # too few held-out rows are better reported before the first step
-    exam = on_main(lambda: make_exam(shards, config)) if config.stage.name == "sft" else None
+    exam = None
+    if config.stage.name == "sft":
+        assert isinstance(shards, Shards)  # nmm.validation
+        rendered = shards
+        exam = on_main(lambda: make_exam(rendered, config))
     rows = rows_of(shards, config)
     module, state = _begin(config, directory, attempt)
     begun, began_at = state.step, time.monotonic()
@@ -96,7 +105,7 @@ def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[st
             attempt.log_metrics(final)
             mirror(final)
     result |= {"order_hash": state.order_hash, "weights_sha256": weights_digest(model)}
-    result["skipped_steps"] = module.guard.skipped
+    result |= {"skipped_steps": module.guard.skipped, "skipped_samples": _skipped(config, state)}
     return publish(directory, attempt, make_record(config, directory, rows, module.numerics, status, result, timing))
 
 
@@ -152,7 +161,16 @@ def _train(
         if state.loader:
             loader.load_state_dict(state.loader)
         evaluate_now = functools.partial(_evaluate_now, config, module)
-        boundary = StepBoundary(config, attempt, state, flag, evaluate_now, mirror, loader.state_dict)
+        boundary = StepBoundary(
+            config,
+            attempt,
+            state,
+            flag,
+            evaluate_now,
+            mirror,
+            loader.state_dict,
+            lambda: _planned_samples(config, rows),
+        )
         trainer = make_trainer(config, remaining, boundary)
         trainer.fit(module, train_dataloaders=loader)
     if module.step != config.total_steps:
@@ -160,6 +178,12 @@ def _train(
             f"training ended at step {module.step} of {config.total_steps} without saying why; this is a bug in nmm, "
             "the checkpoints are kept"
         )
+
+
+def _planned_samples(config: RunConfig, rows: RowSource) -> int:
+    """Documents of the whole run, from lengths alone."""
+    counts = rows.counts(config.total_steps * config.trainer.rows_per_step)
+    return sum(count["samples"] for count in counts.values())
 
 
 def _evaluate_now(config: RunConfig, module: TrainingModule) -> dict[str, Any]:
@@ -176,40 +200,51 @@ def _evaluate(config: RunConfig, model: NativeMultimodalModel) -> dict[str, Any]
 
 def validation(config: RunConfig) -> dict[str, list[Batch]]:
     """The held-out rows of every source: the same tokens for every run, kept for the life of the process."""
-    data = config.data
-    return _held_out(data.path, data.fingerprint, data.eval_rows, data.context_length, data.patch_size)
+    return _held_out(canonical_json(to_dict(config)["data"]))
+
+
+def _skipped(config: RunConfig, state: checkpoint.TrainingState) -> dict[str, Any]:
+    """What could not be read of the rows of training, and of those held out."""
+    held_out = [one for parts in validation(config).values() for batch in parts for one in batch.skipped]
+    return {"train": state.skipped, "held_out": add_skipped({}, held_out)}
 
 
 @functools.lru_cache(maxsize=4)
-def _held_out(path: str, fingerprint: str, rows: int, context_length: int, patch_size: int) -> dict[str, list[Batch]]:
-    shards = _opened(path, fingerprint)
+def _held_out(content: str) -> dict[str, list[Batch]]:
+    data, shards = _data(content), _opened(content)
     return {
-        source: val_batches(shards, source, "val", rows, EVAL_BATCH_ROWS, context_length, patch_size)
-        for source in SOURCES
+        source: val_batches(
+            shards, source, "val", data.eval_rows, EVAL_BATCH_ROWS, data.context_length, data.patch_size
+        )
+        for source in shards.names
         if source in shards.sources
     }
 
 
-def shards_of(config: RunConfig) -> Shards:
-    """Open the run's shards; refused when they are not the ones the run was planned with."""
-    shards = _opened(config.data.path, config.data.fingerprint)
+def shards_of(config: RunConfig) -> Shards | IndexedSources:
+    """Open the run's data; refused when it is not what the run was planned with."""
+    shards = _opened(canonical_json(to_dict(config)["data"]))
     if shards.fingerprint != config.data.fingerprint:
+        where = f"data.path={config.data.path}" if not config.data.sources else f"data.sources={config.data.sources}"
         raise RecordError(
-            f"data.path={config.data.path} now holds shards {shards.fingerprint[:12]}, the run was made for "
+            f"{where} now holds shards {shards.fingerprint[:12]}, the run was made for "
             f"{config.data.fingerprint[:12]}; point it at the old shards or plan the runs again"
         )
     return shards
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(path: str, fingerprint: str) -> Shards:
-    return open_shards(path)
+def _opened(content: str) -> Shards | IndexedSources:
+    return open_data(_data(content))
 
 
-def rows_of(shards: Shards, config: RunConfig) -> RowSource:
+def _data(content: str) -> Data:
+    return Data(**json.loads(content))  # lists for tuples do not matter here
+
+
+def rows_of(shards: Shards | IndexedSources, config: RunConfig) -> RowSource:
     """The training rows of a config."""
-    data = config.data
-    return RowSource(shards, data.mixture, data.context_length, data.patch_size, config.seed, stage=config.stage.name)
+    return row_source(shards, config.data, config.seed, stage=config.stage.name)
 
 
 def _quiet() -> None:

@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "nmm.flops": (*L0, "nmm.params"),
     "nmm.memory": (*L0, "nmm.params", "nmm.flops"),
     "nmm.origin": ("nmm.config", "nmm.record"),
-    "nmm.resolve": ("nmm.config", "nmm.flops", "nmm.record", "nmm.origin", "nmm.model.encoder_facts"),
+    "nmm.resolve": (*L0, "nmm.flops", "nmm.origin", "nmm.data", "nmm.model.encoder_facts"),
     "nmm.compose": ("nmm.config",),
     "nmm.data": L0,
     "nmm.model": (*L0, "nmm.flops", "nmm.params"),
@@ -38,6 +38,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "nmm.frozen": ("nmm.config", "nmm.record"),
     "nmm.train": (*L0, "nmm.training", "nmm.resolve", "nmm.compose", "nmm.frozen"),
     "nmm.commands": ("nmm.compose", "nmm.config", "nmm.data"),
+    "nmm.data_command": ("nmm.config", "nmm.record", "nmm.compose", "nmm.resolve", "nmm.data", "nmm.data_tables"),
+    "nmm.data_tables": ("nmm.describe_tables",),
+    "nmm.index_command": ("nmm.data",),
     "nmm.describe": (*L0, *L1, "nmm.compose", "nmm.origin", "nmm.resolve", "nmm.data", "nmm.describe_tables"),
     "nmm.export": ("nmm.start",),
     "nmm.generate_command": (*L0, "nmm.origin", "nmm.data", "nmm.generate", "nmm.start"),
@@ -45,9 +48,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "nmm.config",
         "nmm.record",
         "nmm.commands",
+        "nmm.data_command",
         "nmm.describe",
         "nmm.export",
         "nmm.generate_command",
+        "nmm.index_command",
         "sweeps.commands",
         "analysis.commands",
     ),
@@ -197,6 +202,7 @@ def planted(root: Path, file: str, code: str) -> None:
 
 def test_torch_is_not_loaded_on_the_way_either() -> None:
     light = "nmm.resolve, nmm.compose, nmm.commands, nmm.describe, nmm.cli, sweeps.commands, nmm.data.shards"
+    light += ", nmm.data_command, nmm.data_tables, nmm.data.stats, nmm.data.view_rows"
     code = f"import sys, {light}; print([m for m in ('torch', 'lightning', 'matplotlib', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -246,7 +246,7 @@ COLUMNS = """
 run_id sweep arch size seed trunk_id status n_total n_non_embedding n_active n_active_non_embedding
 n_decoder_non_embedding n_vision tokens text_tokens image_tokens flops_6nd flops_exact loss_caption loss_interleaved
 loss_text loss_avg loss_mixture entropy_caption entropy_interleaved entropy_text entropy_avg entropy_mixture
-colour_excess on_plateau wall_seconds tokens_per_second steps order_hash
+colour_excess on_plateau wall_seconds tokens_per_second steps order_hash unique_tokens
 """
 
 
@@ -287,7 +287,7 @@ def test_a_row_has_the_promised_columns() -> None:
     assert (row["tokens"], row["trunk_id"], row["colour_excess"]) == (100, "t", 0.5)
 
 
-def test_records_of_schema_1_have_the_same_columns(tmp_path: Path) -> None:
+def test_records_of_older_schemas_have_the_same_columns(tmp_path: Path) -> None:
     """Schema 2 added what experts took: to the record, not to the table."""
     old = {**make_record("a"), "schema": 1}
     new = {**old, "run_id": "b", "schema": 2, "result": {**old["result"], "routing": {"all": [{"layer": 0}]}}}

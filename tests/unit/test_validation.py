@@ -54,6 +54,7 @@ CHOSEN = [
     ("start.kind", "scratch, hf, run"),
     ("start.embeddings", "load, fresh"),
     ("stage.name", "pretrain, sft"),
+    ("data.weights", "tokens, samples"),
     ("optim.on_nonfinite", "stop, skip"),
     ("optim.on_spike", "skip, stop"),
     ("schedule.warmup_rule", "fixed, paper"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmm.batch import IMAGE_ID, Batch
+from nmm.batch import ARRAYS, IMAGE_ID, Batch
 from nmm.data.loader import TrainLoader, val_batches
 from nmm.data.manifest import Shards, open_shards
 from nmm.data.order import OrderHash
@@ -167,7 +167,7 @@ def test_batches_own_their_memory(shards: Shards) -> None:
     (loader,) = loaders(shards)
     first = next(iter(loader))
     kept = first.tokens.clone()
-    for values in vars(first).values():
+    for values in (getattr(first, name) for name in ARRAYS):
         values.zero_()
     loader.cursor = 0
     assert torch.equal(next(iter(loader)).tokens, kept)
@@ -214,7 +214,7 @@ def test_rows_hold_one_source_and_its_entropy(shards: Shards, tiny_document: Cal
 
 
 def test_too_many_rows_are_refused(shards: Shards) -> None:
-    with pytest.raises(ValueError, match=r"500 rows were asked for, interleaved val in .* fills \d+ of 64 positions"):
+    with pytest.raises(ValueError, match=r"500 rows were asked for, interleaved val fills \d+ of 64 positions"):
         validation(shards, 500, 4)
     with pytest.raises(ValueError, match="at least 1"):
         validation(shards, 0, 4)
@@ -223,5 +223,5 @@ def test_too_many_rows_are_refused(shards: Shards) -> None:
 def test_delivered_equals_the_source(shards: Shards) -> None:
     (loader,) = loaders(shards)
     batch, expected = next(iter(loader)), RowSource(shards, MIXTURE, 64, 4, 0).rows_at(0, ROWS)
-    for name, values in vars(expected).items():
+    for name, values in ((name, getattr(expected, name)) for name in ARRAYS):
         assert np.array_equal(getattr(batch, name).numpy(), values, equal_nan=values.dtype.kind == "f")

@@ -7,24 +7,29 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from nmm.data.mixture import SourceStream, token_budgets
+from nmm.batch import SOURCES
+from nmm.data.mixture import SourceStream, draws, shares
 
 SHARDS = (30, 25, 45)
 
 
-def stream(once_in_order: bool = False, seed: int = 0) -> SourceStream:
-    lengths = np.random.default_rng(7).integers(5, 60, sum(SHARDS))
-    return SourceStream("caption", lengths, SHARDS, seed, once_in_order)
+LENGTHS = np.random.default_rng(7).integers(5, 60, sum(SHARDS))
 
 
-def test_budgets_follow_the_weights() -> None:
-    assert token_budgets({"caption": 45, "interleaved": 45, "text": 10}, 1000) == {
-        "caption": 450,
-        "interleaved": 450,
-        "text": 100,
+def stream(once_in_order: bool = False, seed: int = 0, name: str = "caption") -> SourceStream:
+    tokens = [part.sum() for part in np.split(LENGTHS, np.cumsum(SHARDS)[:-1])]
+    return SourceStream(name, SHARDS, tokens, lambda samples: LENGTHS[samples], seed, once_in_order)
+
+
+def test_shares_follow_the_weights() -> None:
+    assert shares({"caption": 45, "interleaved": 45, "text": 10}, SOURCES) == {
+        "caption": 0.45,
+        "interleaved": 0.45,
+        "text": 0.10,
     }
-    assert token_budgets({"text": 0.25, "caption": 0.75, "interleaved": 0}, 4000) == {"caption": 3000, "text": 1000}
-    assert list(token_budgets({"text": 1, "caption": 1}, 10)) == ["caption", "text"]
+    assert shares({"text": 0.25, "caption": 0.75, "interleaved": 0}, SOURCES) == {"caption": 0.75, "text": 0.25}
+    assert list(shares({"text": 1, "caption": 1}, SOURCES)) == ["caption", "text"]
+    assert shares({"b": 3, "a": 1}, ("a", "b")) == {"a": 0.25, "b": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -39,12 +44,29 @@ def test_budgets_follow_the_weights() -> None:
 )
 def test_bad_mixtures_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        token_budgets(weights, 1000)
+        shares(weights, SOURCES)
+
+
+def test_draws_by_tokens_and_by_samples() -> None:
+    """Over many windows, a third of the tokens, or a third of the documents, whichever the weights are of."""
+    streams = [stream(name="a"), stream(name="b", seed=1)]
+    share = {"a": 1 / 3, "b": 2 / 3}
+    for weights in ("tokens", "samples"):
+        one, other = draws(streams, share, 3000, weights)
+        for windows in (1, 7, 500):
+            documents = (one.before(windows), other.before(windows))
+            tokens = [int(LENGTHS[s.documents(0, n)].sum()) for s, n in zip(streams, documents, strict=True)]
+            assert sum(tokens) == pytest.approx(3000 * windows, rel=0.1 if windows < 10 else 0.01)
+            if weights == "tokens":
+                assert tokens[0] == pytest.approx(1000 * windows, abs=60)
+            else:
+                assert documents[0] == pytest.approx(documents[1] / 2, abs=1.5)
+        assert one.before(0) == 0
 
 
 def test_count_is_the_fewest_documents_that_hold_the_tokens() -> None:
     source = stream()
-    running = np.concatenate([[0], np.cumsum(source.lengths[source.documents(0, 350)])])
+    running = np.concatenate([[0], np.cumsum(LENGTHS[source.documents(0, 350)])])
     for tokens in range(0, 3 * source.tokens, 97):
         assert source.count_at(tokens) == int((running < tokens).sum())
 
@@ -53,8 +75,8 @@ def test_windows_are_right_to_within_one_document() -> None:
     source, budget = stream(), 700
     for window in range(40):
         documents = source.documents(source.count_at(budget * window), source.count_at(budget * (window + 1)))
-        assert abs(int(source.lengths[documents].sum()) - budget) < 60
-    delivered = source.lengths[source.documents(0, source.count_at(budget * 40))].sum()
+        assert abs(int(LENGTHS[documents].sum()) - budget) < 60
+    delivered = LENGTHS[source.documents(0, source.count_at(budget * 40))].sum()
     assert 0 <= delivered - budget * 40 < 60
 
 

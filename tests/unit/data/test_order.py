@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from nmm.data.order import OrderHash, epoch_order, random_bits
+from nmm.data.order import BLOCK_SAMPLES, EpochOrder, OrderHash, random_bits
 
 SHARDS = (100, 1, 57, 300, 42)
 
 
+def whole(units: Sequence[int], seed: int, source: str, epoch: int, block: int = BLOCK_SAMPLES) -> np.ndarray:
+    order = EpochOrder(units, seed, source, epoch, block)
+    return np.concatenate([order.block(number) for number in range(len(order.ends))])
+
+
 @pytest.mark.parametrize("block", [1, 7, 64, 10_000])
 @pytest.mark.parametrize("epoch", [0, 1, 9])
-def test_every_epoch_is_a_permutation(block: int, epoch: int) -> None:
-    order = epoch_order(SHARDS, 3, "caption", epoch, block)
+@pytest.mark.parametrize("units", [SHARDS, (0, *SHARDS, 0), (0, 0, 500)])
+def test_every_epoch_is_a_permutation(units: tuple[int, ...], block: int, epoch: int) -> None:
+    order = whole(units, 3, "caption", epoch, block)
     assert np.array_equal(np.sort(order), np.arange(500))
-    assert np.array_equal(order, epoch_order(SHARDS, 3, "caption", epoch, block))
+    assert np.array_equal(order, whole(units, 3, "caption", epoch, block))
 
 
 def test_seed_source_and_epoch_each_change_the_order() -> None:
-    base = epoch_order(SHARDS, 0, "caption", 0)
-    for other in (
-        epoch_order(SHARDS, 1, "caption", 0),
-        epoch_order(SHARDS, 0, "text", 0),
-        epoch_order(SHARDS, 0, "caption", 1),
-    ):
+    base = whole(SHARDS, 0, "caption", 0)
+    for other in (whole(SHARDS, 1, "caption", 0), whole(SHARDS, 0, "text", 0), whole(SHARDS, 0, "caption", 1)):
         assert (base == other).mean() < 0.05
 
 
-def test_blocks_stay_within_neighbouring_shards() -> None:
-    order = epoch_order([64] * 48, 0, "caption", 0, block=256)
-    shards = order // 64
-    assert all(len(set(shards[start : start + 256])) == 4 for start in range(0, 48 * 64, 256))
-    assert (shards[:-1] == shards[1:]).mean() < 0.5
+def test_blocks_are_whole_units_of_at_least_so_many_samples() -> None:
+    order = EpochOrder([64] * 48 + [10], 0, "caption", 0, block=200)
+    for number, end in enumerate(order.ends.tolist()):
+        block = order.block(number)
+        assert len(block) == end - order.start(number) >= 200
+        assert all(((block // 64) == unit).sum() in (64, 10) for unit in set((block // 64).tolist()))
+        assert (block[:-1] // 64 == block[1:] // 64).mean() < 0.5
+
+
+def test_a_block_is_made_alone() -> None:
+    """Asking for the last block first changes nothing, and no more than its own samples are ever held."""
+    asked = EpochOrder([100] * 90, 0, "text", 4, block=500)
+    last = asked.block(len(asked.ends) - 1)
+    assert np.array_equal(last, whole([100] * 90, 0, "text", 4, block=500)[-500:])
+
+
+def test_unshuffled_is_the_numbering() -> None:
+    order = EpochOrder(SHARDS, 0, "text", 0, block=90, shuffled=False)
+    assert np.array_equal(np.concatenate([order.block(n) for n in range(len(order.ends))]), np.arange(500))
 
 
 def test_positions_are_uniform() -> None:
     """Where sample 0 lands over many seeds is flat: chi-squared of 10 bins stays below its 0.999 quantile."""
-    places = [int(np.argmin(epoch_order([40, 60], seed, "text", 0))) for seed in range(2000)]
+    places = [int(np.argmin(whole([40, 60], seed, "text", 0))) for seed in range(2000)]
     counts = np.bincount(np.array(places) // 10, minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 27.9
 
 
 def test_the_order_itself_is_part_of_the_contract() -> None:
-    """Change this and every old run is of another order: then PACKING_VERSION must change too."""
-    assert epoch_order([3, 4], 0, "caption", 0).tolist() == [4, 3, 6, 2, 1, 5, 0]
+    """Change this and every old run is of another order: then ORDER_VERSION must change too."""
+    assert whole([3, 4], 0, "caption", 0).tolist() == [4, 3, 6, 2, 1, 5, 0]
+    assert whole([3, 4, 2], 0, "caption", 0, block=3).tolist() == [8, 7, 4, 6, 3, 5, 1, 2, 0]
     assert random_bits(2, 0, "rows", "0").tolist() == [11329202513175542391, 12153429188683063165]
 
 

@@ -10,7 +10,7 @@ import torch
 from lab import training_batch
 from torch.nn.attention.flex_attention import create_mask, flex_attention
 
-from nmm.batch import Batch
+from nmm.batch import ARRAYS, Batch
 from nmm.config import RunConfig
 from nmm.model.build import build
 from nmm.model.loss import balance_loss, target_losses
@@ -124,7 +124,7 @@ def test_flex_attention_forward_is_sdpa_forward(make_config: Callable[..., RunCo
 
 def blank(batch: Batch, rows: list[int]) -> Batch:
     """The batch with whole rows made padding."""
-    fields = {name: getattr(batch, name).clone() for name in batch.__dataclass_fields__}
+    fields = {name: getattr(batch, name).clone() for name in ARRAYS}
     nothing = {"document": -1, "image": -1, "source": -1, "tokens": 0, "position": 0, "targets": 0, "weights": 0.0}
     for name, value in nothing.items():
         fields[name][rows] = value

@@ -12,7 +12,7 @@ import torch
 from lab import ARCHS, conf, tiny_config_on, training_batch
 from torch import Tensor
 
-from nmm.batch import IMAGE_ID, Batch
+from nmm.batch import ARRAYS, IMAGE_ID, Batch
 from nmm.config import RunConfig
 from nmm.data.shards import write_shards
 from nmm.data.world import WorldConfig
@@ -166,7 +166,7 @@ def pieces(batch: Batch, cuts: list[int]) -> Iterator[tuple[int, int, Batch]]:
         inside = (batch.patch_at >= start) & (batch.patch_at < stop)
         assert torch.equal(inside.any(dim=1), inside.all(dim=1)), "an image stays in one piece"
         kept = inside.all(dim=1)
-        values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+        values = {name: getattr(batch, name) for name in ARRAYS}
         cut = {name: v[:, start:stop] for name, v in values.items() if v.ndim == 2 and name != "patch_at"}
         at = {"patches": batch.patches[kept], "patch_at": batch.patch_at[kept] - start}
         yield start, stop, dataclasses.replace(batch, **cut, **at)

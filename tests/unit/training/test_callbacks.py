@@ -70,6 +70,7 @@ class Boundary:
             lambda: {"loss": {"text": 1.0}, "entropy": {"text": None}},
             self.mirrored.append,
             lambda cursor: {"cursor": cursor},
+            lambda: 1000,
         )
         self.trainer: Any = SimpleNamespace(world_size=1)
         self.attempt = attempt

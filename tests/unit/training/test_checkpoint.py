@@ -123,7 +123,7 @@ def test_a_foreign_checkpoint_is_refused(tiny_config: TinyConfig, tmp_path: Path
         load(found[1], tiny_config(seed=1))
     content = torch.load(found[1], weights_only=True)
     torch.save({**content, "format": 99}, found[1])
-    with pytest.raises(CheckpointError, match="has checkpoint format 99, this code reads 2"):
+    with pytest.raises(CheckpointError, match="has checkpoint format 99, this code reads 3"):
         load(found[1], config)
 
 

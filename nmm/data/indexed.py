@@ -1,0 +1,354 @@
+"""Sources of tars as they are: found, opened by their indexes, and read one document at a time.
+
+Shape legend: n usable samples of a shard and split, S segments of them, U units, M patches an image, P pixel values a
+patch, T positions a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nmm.batch import END_ID, IMAGE_ID, Skipped
+from nmm.config import canonical_json
+from nmm.data.corpus import unit_totals
+from nmm.data.counter_rng import TO_UNIT, CounterStream
+from nmm.data.formats import Picture, parse
+from nmm.data.images import Crop, decode_picture, patchify
+from nmm.data.index_file import IMAGE_SEGMENT, ShardIndex, index_path, read_index
+from nmm.data.reading import ShardError, ShardReader
+from nmm.data.reasons import BadSample
+from nmm.data.tokenizer import TextTokenizer, open_tokenizer
+from nmm.data.window import DOCUMENT, ranges
+from nmm.groups import Data
+
+SHARD_SUFFIXES = (".tar", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+KEPT_RECORDS = 400_000
+CROP_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class IndexedShard:
+    """A shard, the file of its index, and what stands in its header."""
+
+    path: Path
+    index: Path
+    header: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class IndexedSources:
+    """The sources of a run, all indexed for one tokenizer. ``sources[name]`` are its shards in a fixed order."""
+
+    sources: Mapping[str, tuple[IndexedShard, ...]]
+    tokenizer: TextTokenizer
+    fingerprint: str
+    image_size: int
+    val_fraction: float
+    crop_scale: float
+    flip: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every source a batch can name, by number."""
+        return tuple(sorted(self.sources))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    @property
+    def stream(self) -> dict[str, Any]:
+        """What decides the rows beside what every RowSource knows."""
+        names = ("image_size", "val_fraction", "crop_scale", "flip")
+        return {name: getattr(self, name) for name in names}
+
+
+def open_indexed(data: Data) -> IndexedSources:
+    """Find the shards of ``data.sources`` and open their indexes.
+
+    Raises ValueError naming the source when it has no shards, a shard is not indexed for this tokenizer or has another
+    size than when it was, or all of it was refused.
+    """
+    tokenizer = open_tokenizer(data.tokenizer)
+    folder = Path(data.index_dir) if data.index_dir else None
+    sources = {
+        name: tuple(_indexed(name, path, tokenizer, folder, data) for path in shard_paths(name, where, data.path))
+        for name, where in sorted(data.sources.items())
+    }
+    held = {name: [[s.header["sha256"], s.header["body_sha256"]] for s in shards] for name, shards in sources.items()}
+    content = canonical_json({"sources": held, "tokenizer": tokenizer.fingerprint})
+    return IndexedSources(
+        sources=sources,
+        tokenizer=tokenizer,
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        image_size=data.image_size,
+        val_fraction=data.val_fraction,
+        crop_scale=data.crop_scale,
+        flip=data.flip,
+    )
+
+
+def shard_paths(name: str, where: str, root: str = "") -> list[Path]:
+    """The files a source is made of: ``where`` is a folder, a glob or a file, or several with "::" between them.
+
+    Each part's files are sorted; relative parts start from ``root``. Raises ValueError for a part without any, and for
+    a file named twice.
+    """
+    found: list[Path] = []
+    for part in where.split("::"):
+        path = Path(root) / part
+        if path.is_dir():
+            files = [p for p in path.rglob("*") if p.name.endswith(SHARD_SUFFIXES)]
+        else:
+            files = [Path(p) for p in glob.glob(str(path), recursive=True)]
+        if not files:
+            raise ValueError(
+                f"data.sources.{name}: {path} has no shards (files that end in {', '.join(SHARD_SUFFIXES)})"
+            )
+        found += sorted(files)
+    if len(set(found)) != len(found):
+        twice = next(p for p in found if found.count(p) > 1)
+        raise ValueError(f"data.sources.{name}={where} names {twice} twice")
+    return found
+
+
+def _indexed(name: str, path: Path, tokenizer: TextTokenizer, folder: Path | None, data: Data) -> IndexedShard:
+    file = index_path(path, tokenizer.fingerprint, folder)
+    command = f"nmm index {path.parent} --tokenizer {data.tokenizer}" + (f" --into {folder}" if folder else "")
+    try:
+        state = file.stat()
+        header = _header(file, state.st_mtime_ns, state.st_size)
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ValueError(f"data.sources.{name}: {error.filename} does not exist; `{command}` makes indexes") from None
+    if size != header["bytes"]:
+        raise ValueError(
+            f"data.sources.{name}: shard {path} has {size} bytes, {header['bytes']} when it was indexed. Put the old "
+            f"file back, or `{command}` and start a new run"
+        )
+    return IndexedShard(path, file, header)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _header(file: Path, modified: int, size: int) -> Mapping[str, Any]:
+    """Of an index that was checked; ``modified`` and ``size`` say which version of the file."""
+    return read_index(file).header
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# from index to records
+
+
+def shard_records(index: ShardIndex, split: str, val_fraction: float, width: int, m: int) -> np.ndarray:
+    """(n,) DOCUMENT records of a shard's usable samples in one split; ``start`` is the place in the index.
+
+    A document is its segments and the token that ends it. One longer than ``width`` (T) is cut there, or before the
+    image of ``m`` patches that would not fit whole.
+    """
+    samples = index.samples
+    place = np.flatnonzero((samples["reason"] == 0) & in_split(samples["key_hash"], split, val_fraction))
+    rows = samples[place]
+    documents = np.zeros(len(rows), DOCUMENT)
+    documents["id"], documents["start"], documents["images"] = rows["id"], place, rows["images"]
+    documents["length"] = rows["text_tokens"].astype(np.int64) + documents["images"] * m + 1
+    documents["truncated"] = documents["length"] > width
+    _cut(documents, rows, index.segments, width, m)
+    opens_with_text = index.segments[rows["first_segment"]] != IMAGE_SEGMENT
+    documents["targets"] = documents["length"] - documents["images"] * m - opens_with_text
+    return documents
+
+
+def in_split(key_hash: np.ndarray, split: str, val_fraction: float) -> np.ndarray:
+    """(n,) bool: a sample is held out by the digest of its key, whatever else there is.
+
+    Raises ValueError for another split than "train" and "val".
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"indexed sources have the splits train and val, not {split!r}")
+    held_out = (key_hash >> np.uint64(11)).astype(np.float64) * TO_UNIT < val_fraction
+    return np.asarray(held_out if split == "val" else ~held_out)
+
+
+def _cut(documents: np.ndarray, rows: np.ndarray, segments: np.ndarray, width: int, m: int) -> None:
+    """Length and images of truncated documents."""
+    cut = np.flatnonzero(documents["truncated"])
+    if not len(cut):
+        return
+    number = rows["segments"][cut].astype(np.int64)
+    segment = segments[ranges(rows["first_segment"][cut].astype(np.int64), number)]
+    document = np.repeat(np.arange(len(cut)), number)
+    is_image = segment == IMAGE_SEGMENT
+    ends = np.cumsum(np.where(is_image, m, segment), dtype=np.int64)
+    before = np.concatenate([[0], ends])[np.cumsum(number) - number]
+    ends = ends - before[document]
+    starts = ends - np.where(is_image, m, segment)
+    documents["images"][cut] = np.bincount(document, is_image & (ends <= width), len(cut)).astype(np.int64)
+    documents["length"][cut] = width
+    over = is_image & (starts < width) & (ends > width)
+    documents["length"][cut[document[over]]] = starts[over]
+
+
+@functools.lru_cache(maxsize=256)
+def _unit_table(file: Path, body: str, split: str, val_fraction: float, width: int, m: int) -> tuple[Any, Any]:
+    """(U,) documents and (U, 4) totals of the units of one shard; ``body`` names the version of the index."""
+    index = read_index(file)
+    documents = shard_records(index, split, val_fraction, width, m)
+    usable = np.cumsum(index.samples["reason"] == 0)[documents["start"]] - 1
+    unit = np.searchsorted(np.cumsum(index.header["units"]), usable, side="right")
+    units = np.bincount(unit, minlength=len(index.header["units"]))
+    return units, unit_totals(documents, units)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# reading
+
+
+class Content(NamedTuple):
+    """What one document holds: (length,) int64 tokens and (images, M, P) uint8 patches."""
+
+    tokens: np.ndarray
+    patches: np.ndarray
+
+
+class IndexedCorpus:
+    """A split of an indexed source. Memory does not grow with its samples, but for the pages of the indexes.
+
+    ``seed`` decides the crops of training images; None: centre crops, not mirrored (evaluation). Raises ValueError for
+    a split without samples.
+    """
+
+    def __init__(
+        self, shards: IndexedSources, name: str, split: str, width: int, patch_size: int, seed: int | None
+    ) -> None:
+        self.name, self.split, self.width, self.patch_size = name, split, width, patch_size
+        self.opened, self.shards = shards, shards.sources[name]
+        self.m = (shards.image_size // patch_size) ** 2
+        tables = [
+            _unit_table(s.index, s.header["body_sha256"], split, shards.val_fraction, width, self.m)
+            for s in self.shards
+        ]
+        self.units = np.concatenate([units for units, _ in tables])
+        self.totals = np.concatenate([totals for _, totals in tables])
+        self._ends = np.cumsum([int(units.sum()) for units, _ in tables])
+        if not self._ends[-1]:
+            raise ValueError(
+                f"data.sources.{name} has no {split} sample: data.val_fraction={shards.val_fraction} of its samples "
+                "are held out by their keys; change it, or index more shards"
+            )
+        self._crops = CounterStream(seed, "crop", name) if seed is not None else None
+        self._reader = ShardReader()
+        self._records: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def records(self, samples: np.ndarray) -> np.ndarray:
+        """See Corpus."""
+        shard = np.searchsorted(self._ends, samples, side="right")
+        found = np.zeros(len(samples), DOCUMENT)
+        for number in np.unique(shard).tolist():
+            inside = shard == number
+            first = int(self._ends[number - 1]) if number else 0
+            found[inside] = self._shard_records(number)[samples[inside] - first]
+        return found
+
+    def holdings(self) -> dict[str, Any]:
+        """See Corpus; ``left_out`` counts both splits."""
+        left_out: Counter[str] = Counter()
+        for shard in self.shards:
+            left_out.update(shard.header["left_out"])
+        refused = sum(bool(shard.header["refused"]) for shard in self.shards)
+        samples = int(self.units.sum())
+        return {"shards": len(self.shards), "refused_shards": refused, "samples": samples, "left_out": dict(left_out)}
+
+    def read(self, document: np.void) -> Content | Skipped:
+        """One document, or why it is not there. Raises ShardError when its shard is not as it was indexed."""
+        where = self.shards[document["shard"]]
+        shard, place = self._reader.shard(where.path, where.index), int(document["start"])
+        parts = self._reader.parts(shard, place)
+        try:
+            parsed = parse(parts, where.header["caption_field"])
+            return self._content(parsed.segments, document)
+        except BadSample as bad:
+            images = int(document["images"]) * self.m
+            text = int(document["length"]) - images
+            name = f"{where.path}: {shard.index.key(place)}: {bad}"
+            return Skipped(self.name, bad.reason, name, text, images, int(document["targets"]))
+
+    def _content(self, segments: Sequence[str | Picture], document: np.void) -> Content:
+        length, held = int(document["length"]), 0
+        tokens: list[int] = []
+        pictures: list[np.ndarray] = []
+        for segment in segments:
+            if held >= length:
+                break
+            if isinstance(segment, str):
+                ids = self.opened.tokenizer.encode(segment)
+            elif len(pictures) == document["images"]:
+                break  # cut before this image
+            else:
+                pictures.append(self._pixels(segment, document, len(pictures)))
+                ids = [IMAGE_ID] * self.m
+            tokens += ids
+            held += len(ids)
+        if not document["truncated"]:
+            tokens.append(END_ID)
+        if len(tokens) < length or (not document["truncated"] and len(tokens) != length):
+            raise ShardError(
+                f"shard {self.shards[document['shard']].path}: a document has {len(tokens)} tokens now and had "
+                f"{length} when it was indexed; the tokenizer's library reads it differently. Run `nmm index` again "
+                "(--force) and start a new run"
+            )
+        side = self.opened.image_size
+        pixels = np.array(pictures, np.uint8).reshape(-1, side, side, 3)
+        return Content(np.array(tokens[:length], np.int64), patchify(pixels, self.patch_size))
+
+    def _pixels(self, picture: Picture, document: np.void, number: int) -> np.ndarray:
+        """(side, side, 3) uint8 of image ``number`` of a document, cropped by (seed, ordinal, number) and no state."""
+        side, scale, flip = self.opened.image_size, self.opened.crop_scale, self.opened.flip
+        if self._crops is None or (scale >= 1 and flip <= 0):
+            return decode_picture(picture.data, picture.extension, side, None)
+        at = np.array([document["ordinal"]], np.int64)
+        draws = self._crops.uniform(at, CROP_DRAWS * number, CROP_DRAWS)[0]
+        if scale < 1:
+            return decode_picture(picture.data, picture.extension, side, Crop(scale, draws, flip))
+        pixels = decode_picture(picture.data, picture.extension, side, None)
+        return pixels[:, ::-1] if draws[-1] < flip else pixels
+
+    def _shard_records(self, number: int) -> np.ndarray:
+        if number not in self._records:
+            while self._records and sum(map(len, self._records.values())) > KEPT_RECORDS:
+                self._records.popitem(last=False)
+            where = self.shards[number]
+            index = self._reader.shard(where.path, where.index).index
+            records = shard_records(index, self.split, self.opened.val_fraction, self.width, self.m)
+            records["shard"] = number
+            self._records[number] = records
+        self._records.move_to_end(number)
+        return self._records[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": ShardReader(), "_records": OrderedDict()}
+
+
+def mixture_shares(opened: IndexedSources, data: Data) -> tuple[float, float]:
+    """Shares of the positions that are patches, and whose next token is text, in the mixture of a run."""
+    corpora = [
+        IndexedCorpus(opened, name, "train", data.context_length, data.patch_size, None)
+        for name in opened.names
+        if data.mixture.get(name, 0) > 0
+    ]
+    parts = []
+    for corpus in corpora:
+        length, images, targets, _ = corpus.totals.sum(axis=0).tolist()
+        documents = int(corpus.units.sum())
+        weight = data.mixture[corpus.name] * (1.0 if data.weights == "tokens" else length / documents)
+        parts.append((weight, images * corpus.m / length, targets / length))
+    total = sum(weight for weight, _, _ in parts)
+    return sum(w * image for w, image, _ in parts) / total, sum(w * target for w, _, target in parts) / total

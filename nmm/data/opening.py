@@ -1,0 +1,38 @@
+"""From a run's data config to its rows: rendered shards and indexed sources alike."""
+
+from __future__ import annotations
+
+from nmm.data.indexed import IndexedSources, open_indexed
+from nmm.data.manifest import Shards, open_shards
+from nmm.data.source import RowSource
+from nmm.groups import Data
+
+
+def open_data(data: Data) -> Shards | IndexedSources:
+    """The shards of a run: indexed ones when ``data.sources`` names any, else the rendered folder ``data.path``.
+
+    Raises FileNotFoundError or ValueError naming what is missing or changed, and the command that makes it.
+    """
+    return open_indexed(data) if data.sources else open_shards(data.path)
+
+
+def row_source(
+    opened: Shards | IndexedSources,
+    data: Data,
+    seed: int,
+    split: str = "train",
+    once_in_order: bool = False,
+    stage: str = "pretrain",
+) -> RowSource:
+    """The rows of a run's mixture."""
+    return RowSource(
+        opened,
+        data.mixture,
+        data.context_length,
+        data.patch_size,
+        seed,
+        split,
+        once_in_order,
+        stage,
+        data.weights,
+    )
