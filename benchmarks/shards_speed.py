@@ -104,8 +104,7 @@ def throughput(folder: Path, options: argparse.Namespace) -> None:
     ours, theirs = [], []
     for _ in range(options.rounds):
         ours.append(speed(our_batches(rows, options.workers), options.seconds))
-        plain = plain_batches(tars, SHAPE, options.workers, **augmentation)
-        theirs.append(speed(((int((tokens > 0).sum()), len(images)) for tokens, images in plain), options.seconds))
+        theirs.append(speed(their_batches(tars, options.workers, augmentation), options.seconds))
     for name, rounds in (("ours", ours), ("plain webdataset", theirs)):
         print(f"  {name:17}{_spread('tokens/s', [each.tokens for each in rounds])}", end="")
         print(f"  {_spread('samples/s', [each.samples for each in rounds])}", end="")
@@ -121,11 +120,18 @@ def our_batches(rows: RowSource, workers: int) -> Iterator[tuple[int, int]]:
         yield int((batch.document >= 0).sum()), int((batch.document.max(dim=1).values + 1).sum())
 
 
+def their_batches(tars: list[Path], workers: int, augmentation: dict[str, float]) -> Iterator[tuple[int, int]]:
+    """The same of plain WebDataset."""
+    for tokens, images in plain_batches(tars, SHAPE, workers, **augmentation):
+        yield int((tokens > 0).sum()), len(images)
+
+
 def speed(batches: Iterator[tuple[int, int]], seconds: float) -> Speed:
     """Of a new loader, once its workers have filled what they keep. Ends the loader."""
+    others = set(multiprocessing.active_children())
     for _ in range(WARM_UP_BATCHES):
         next(batches)
-    workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+    workers = [child.pid for child in multiprocessing.active_children() if child not in others and child.pid]
     start, used, tokens, samples = time.perf_counter(), _cpu_seconds(workers), 0, 0
     while time.perf_counter() - start < seconds:
         more_tokens, more_samples = next(batches)

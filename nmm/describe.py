@@ -15,7 +15,7 @@ from nmm.flops import count_params, expert_hidden, ffn_hidden, forward_flops, re
 from nmm.memory import micro_batch_rows, training_memory, uses_bf16
 from nmm.origin import adopt
 from nmm.record import read_json
-from nmm.resolve import count_encoder
+from nmm.resolve import count_encoder, with_indexes
 
 MFU = 0.5
 PEAK = 989e12  # FLOP/s of one H100 SXM, bf16 without sparsity (NVIDIA's data sheet)
@@ -89,7 +89,10 @@ def _complete(config: RunConfig) -> tuple[RunConfig, list[str]]:
     """Start, vocabulary, encoder and budget filled in, as far as that goes without shards; and what was assumed."""
     notes = []
     config = adopt(config)
-    if not config.data.vocab_size:
+    if config.data.sources:
+        config = dataclasses.replace(config, data=with_indexes(config))
+        notes.append("vocabulary and shares of images and targets: measured from the indexes of data.sources")
+    elif not config.data.vocab_size:
         size, note = _vocabulary(config.data.path)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocab_size=size))
         notes.append(note)

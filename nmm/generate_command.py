@@ -9,17 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
-from nmm.batch import IMAGE_ID, SOURCES
+from nmm.batch import IMAGE_ID, SOURCES, Skipped
 from nmm.config import ConfigError, RunConfig
 from nmm.data.decoded import open_decoded
-from nmm.data.manifest import Shards, open_shards
+from nmm.data.indexed import IndexedCorpus, IndexedSources
+from nmm.data.manifest import Shards
+from nmm.data.opening import open_data
 from nmm.data.window import gather_documents
 from nmm.origin import run_settings
 from nmm.record import status
 
+Content: TypeAlias = tuple[list[int], np.ndarray]
 OPENING = 3  # words shown of a document without images
 
 EXAMPLES = """\
@@ -76,15 +80,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory (its newest checkpoint) or an export")
-    parser.add_argument("--source", choices=SOURCES, help="documents to continue (default: caption)")
-    parser.add_argument("--split", default="val", help="of the shards: train, val or test (default: val)")
+    parser.add_argument("--source", metavar="NAME", help="documents to continue (default: caption, if there are any)")
+    parser.add_argument("--split", default="val", help="train or val; rendered shards have test too (default: val)")
     parser.add_argument("--count", type=int, default=4, help="documents, the first ones of the split (default: 4)")
     parser.add_argument("--prompt", default="", metavar="WORDS", help="words that follow, or are all without --source")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: as many as the context length holds")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest word (default)")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the words that reach this probability")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
-    parser.add_argument("--shards", type=Path, metavar="DIR", help="where the run's shards are now, if they were moved")
+    parser.add_argument("--shards", type=Path, metavar="DIR", help="data.path now, if the run's shards were moved")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     return parser
 
@@ -97,12 +101,12 @@ def _settings(run: Path) -> RunConfig:
     return run_settings(run)
 
 
-def _shards(config: RunConfig, moved_to: Path | None) -> Shards:
+def _shards(config: RunConfig, moved_to: Path | None) -> Shards | IndexedSources:
     """The shards the run was trained on: its vocabulary is theirs."""
     path = moved_to or Path(config.data.path)
-    if moved_to is None and not (path / "manifest.json").is_file():
+    if moved_to is None and not config.data.sources and not (path / "manifest.json").is_file():
         raise ConfigError(f"the run's shards are not at {path} any more; say where they are with --shards DIR")
-    shards = open_shards(path)
+    shards = open_data(replace(config.data, path=str(path)))
     if shards.fingerprint != config.data.fingerprint:
         raise ConfigError(
             f"{path} holds shards {shards.fingerprint[:12]}, the run was trained on {config.data.fingerprint[:12]}, "
@@ -111,33 +115,54 @@ def _shards(config: RunConfig, moved_to: Path | None) -> Shards:
     return shards
 
 
-def _beginnings(shards: Shards, config: RunConfig, options: argparse.Namespace) -> list[Beginning]:
+def _beginnings(shards: Shards | IndexedSources, config: RunConfig, options: argparse.Namespace) -> list[Beginning]:
     """What the options ask for: documents, documents with words after them, or words alone."""
     words = shards.tokenizer.encode(options.prompt)
     if words and options.source is None:
         return [Beginning("words", words, None, [])]
     if options.count < 1:
         raise ConfigError(f"--count {options.count} must be at least 1")
-    found = islice(documents(shards, config, options.source or "caption", options.split), options.count)
+    source = options.source or ("caption" if "caption" in shards.names else shards.names[0])
+    if source not in shards.names:
+        raise ConfigError(f"--source {source} is none of the run's: {', '.join(shards.names)}")
+    found = islice(documents(shards, config, source, options.split), options.count)
     return [replace(one, tokens=one.tokens + words, truth=[]) if words else one for one in found]
 
 
-def documents(shards: Shards, config: RunConfig, source: str, split: str) -> Iterator[Beginning]:
+def documents(shards: Shards | IndexedSources, config: RunConfig, source: str, split: str) -> Iterator[Beginning]:
     """The documents of one source and split in order, cut to the run's context length, as beginning and truth."""
+    contents = (
+        _read(shards, config, source, split)
+        if isinstance(shards, IndexedSources)
+        else _decoded(shards, config, source, split)
+    )
+    for number, (tokens, images) in enumerate(contents):
+        shown = len(tokens) - tokens[::-1].index(IMAGE_ID) if len(images) else OPENING
+        yield Beginning(f"{source} {split} {number}", tokens[:shown], images, tokens[shown:])
+
+
+def _read(shards: IndexedSources, config: RunConfig, source: str, split: str) -> Iterator[Content]:
+    """Tokens and images of indexed documents; what cannot be read is left out."""
+    data = config.data
+    corpus = IndexedCorpus(shards, source, split, data.context_length, data.patch_size, None)
+    for number in range(int(corpus.units.sum())):
+        content = corpus.read(corpus.records(np.array([number]))[0])
+        if not isinstance(content, Skipped):
+            yield content.tokens.tolist(), content.patches
+
+
+def _decoded(shards: Shards, config: RunConfig, source: str, split: str) -> Iterator[Content]:
+    """Tokens and images of rendered documents."""
     m = config.tokens_per_image
-    number = 0
     for shard in open_decoded(shards, source, split, config.data.patch_size):
         for document in gather_documents([shard], SOURCES.index(source), 0, config.data.context_length, m):
             first, start = int(document["first_image"]), int(document["start"])
             tokens = shard.positions["token"][start : start + int(document["length"])].tolist()
-            shown = len(tokens) - tokens[::-1].index(IMAGE_ID) if document["images"] else OPENING
             patches = np.array(shard.patches[first * m : (first + int(document["images"])) * m])
-            images = patches.reshape(int(document["images"]), m, patches.shape[1])
-            yield Beginning(f"{source} {split} {number}", tokens[:shown], images, tokens[shown:])
-            number += 1
+            yield tokens, patches.reshape(int(document["images"]), m, patches.shape[1])
 
 
-def _in_words(one: Beginning, new: list[int], shards: Shards, config: RunConfig) -> dict[str, str]:
+def _in_words(one: Beginning, new: list[int], shards: Shards | IndexedSources, config: RunConfig) -> dict[str, str]:
     """Document, prompt, generated and truth, an image being one "<image>"."""
     m, seen, prompt = config.tokens_per_image, 0, []
     for token in one.tokens:

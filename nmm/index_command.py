@@ -32,8 +32,8 @@ indexed all the same.
 
 examples:
   nmm shards data=world out=outputs/world train_tokens=100000
-  nmm index outputs/world/caption outputs/world/text --tokenizer outputs/world/tokenizer.json
-  nmm index 'laion/*.tar' dclm --tokenizer bytes --into outputs/indexes
+  nmm index outputs/world --tokenizer bytes
+  nmm index 'laion/*.tar' dclm --tokenizer gpt2/tokenizer.json --into outputs/indexes
 """
 
 

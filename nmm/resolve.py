@@ -57,13 +57,17 @@ def _with_shards(config: RunConfig) -> Data:
 
 def with_indexes(config: RunConfig) -> Data:
     """The data config with what the indexes of ``data.sources`` know: fingerprint, vocabulary, and the shares of image
-    and target positions in this mixture. Paths of files become absolute. Raises ``ConfigError``.
+    and target positions in this mixture, of which an empty one means all sources alike. Paths of files become absolute.
+    Raises ``ConfigError``.
     """
     from nmm.data.indexed import mixture_shares, open_indexed  # numpy, image and tokenizer libraries: only if needed
 
-    validate_data(config)
+    data = config.data
+    if not data.mixture:
+        data = dataclasses.replace(data, mixture={name: 1 / len(data.sources) for name in sorted(data.sources)})
+    validate_data(dataclasses.replace(config, data=data))
     data = dataclasses.replace(
-        config.data,
+        data,
         path=os.path.abspath(config.data.path),
         tokenizer=config.data.tokenizer if config.data.tokenizer == "bytes" else os.path.abspath(config.data.tokenizer),
         index_dir=os.path.abspath(config.data.index_dir) if config.data.index_dir else "",

@@ -103,7 +103,7 @@ def write_glyph_shards(
     drawn_with = _glyphs(config, matplotlib_fonts()).catalogue.record()
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        asked = {"glyphs": asdict(config), "samples": dict(samples), "shard_samples": shard_samples}
+        asked = {"config": asdict(config), "samples": dict(samples), "shard_samples": shard_samples}
         claim(out, {"format": FORMAT, **asked, "drawn_with": _digests(drawn_with)})
         done = {plan: stats for plan in plans if (stats := _finished(out, plan)) is not None}
         kept = len(done)

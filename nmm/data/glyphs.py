@@ -31,7 +31,7 @@ SOURCES = ("caption", "interleaved", "text")
 COLOURS = {
     "black": (20, 20, 20), "white": (240, 240, 240), "grey": (128, 128, 128), "red": (205, 40, 40),
     "green": (30, 130, 50), "blue": (40, 70, 200), "yellow": (240, 215, 60), "orange": (240, 140, 40),
-    "purple": (125, 50, 160), "pink": (245, 150, 190), "brown": (115, 70, 35), "turquoise": (70, 205, 200),
+    "purple": (125, 50, 160), "pink": (245, 150, 190),
 }  # fmt: skip
 CONTRAST = 80  # of brightness between ink and ground, out of 255
 SHADES = 12  # colours vary by as much, up and down
@@ -51,7 +51,7 @@ class GlyphConfig:
 
     seed: int = 0
     image_size: int = 32
-    head: float = 50.0
+    head: float = 20.0
     exponent: float = 1.0
 
     def __post_init__(self) -> None:
@@ -157,16 +157,16 @@ class Glyphs:
 
     def _caption(self, draws: _Draws) -> list[Segment]:
         drawn = self._draw(self._character(draws), draws)
-        said = [drawn.character.name]
-        if draws.chance(0.3):
-            said.insert(0, drawn.ink)
-            said += ["on", drawn.ground] if draws.chance(0.4) else []
-        if drawn.size and draws.chance(0.3):
-            said.insert(0, drawn.size)
-        text = " ".join(said)
-        text += f", {drawn.place}" if draws.chance(0.25) else ""
-        text += f", in {drawn.font}" if draws.chance(0.15) else ""
+        text = self._called(drawn, draws)
+        text = f"{drawn.size} {text}" if drawn.size and draws.chance(0.4) else text
+        text += f" on {drawn.ground}" if draws.chance(0.5) else ""
+        text += f", {drawn.place}" if draws.chance(0.4) else ""
+        text += f", in {drawn.font}" if draws.chance(0.1) else ""
         return [drawn, text]
+
+    def _called(self, drawn: Drawn, draws: _Draws) -> str:
+        """The name, often with the colour, which is learned long before the names."""
+        return f"{drawn.ink} {drawn.character.name}" if draws.chance(0.5) else drawn.character.name
 
     def _interleaved(self, draws: _Draws) -> list[Segment]:
         form = draws.below(5)
@@ -187,19 +187,20 @@ class Glyphs:
         """Neighbours in Unicode's order, one a line."""
         segments: list[Segment] = []
         for number, neighbour in enumerate(self._neighbours(character, 2 + draws.below(2)), 1):
-            segments += [self._draw(neighbour, draws), f"{number}. {neighbour.name}\n"]
+            drawn = self._draw(neighbour, draws)
+            segments += [drawn, f"{number}. {self._called(drawn, draws)}\n"]
         return segments
 
     def _which(self, character: Character, draws: _Draws) -> list[Segment]:
-        """Two pictures, a question by name, and which of them it is."""
+        """Two pictures, a question by name or colour, and which of them it is."""
         other = self._character(draws)
-        pictures = (self._draw(character, draws), self._draw(other, draws))
-        if other.name == character.name:
-            return [pictures[0], "and", pictures[1], f"are both {other.name}."]
+        first, second = self._draw(character, draws), self._draw(other, draws)
+        words = (first.ink, second.ink) if draws.chance(0.5) else (character.name, other.name)
+        if words[0] == words[1]:
+            return [first, "and", second, f"are both {words[0]}."]
         asked = draws.below(2)
-        named, rest = (character, other)[asked], (character, other)[1 - asked]
         answer = ("the first", "the second")[asked]
-        return [*pictures, f"which one is {named.name}? {answer}. the other is {rest.name}."]
+        return [first, second, f"which one is {words[asked]}? {answer}. the other is {words[1 - asked]}."]
 
     def _built(self, character: Character, draws: _Draws) -> list[Segment]:
         """A letter, and the letter with its mark."""

@@ -7,6 +7,7 @@ unusual ones are left to Pillow.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -19,10 +20,12 @@ from nmm.data.reasons import BadSample
 
 MAX_PIXELS = 1 << 26  # of one image: 64 Mpx, more than any camera in common use; beyond are bombs
 MAX_ASPECT = 20.0  # longer side over shorter side: beyond are strips and banners that no crop can show
-MAX_SCANS = 256  # of a progressive JPEG; usual are about ten, and every one costs a pass over all pixels
+MAX_SCANS = 256  # of a progressive JPEG, where about ten are usual
+MAX_SCANNED = 16 * MAX_PIXELS  # pixels times scans of a JPEG, as every scan costs a pass over all pixels
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 ORIENTATION_TAG = 0x0112
+JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a stuffed byte, a restart nor padding
 
 # What Pillow's plugins raise for bytes that are no image, seen in fuzzing and in its sources. Not MemoryError: that
 # says something about the machine.
@@ -99,6 +102,15 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             raise ValueError(f"the file ends within chunk {name!r}")
         yield name, at + 8, at + 8 + size
         at += 12 + size
+
+
+def jpeg_scans(data: bytes) -> int:
+    """How many scans a JPEG has: starts of scans up to its end, not counting what is inside other segments."""
+    at, scans = 2, 0
+    while (found := JPEG_MARKER.search(data, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return scans
 
 
 def _parse(data: bytes) -> Header | None:

@@ -21,7 +21,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from nmm.data.image_header import MAX_SCANS, PLUGIN_ERRORS, Header, check_header, png_chunks, read_header
+from nmm.data.image_header import (
+    MAX_SCANNED,
+    MAX_SCANS,
+    PLUGIN_ERRORS,
+    Header,
+    check_header,
+    jpeg_scans,
+    png_chunks,
+    read_header,
+)
 from nmm.data.reasons import BadSample
 
 __all__ = [
@@ -40,7 +49,7 @@ FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 CROP_TRIES = 10
 CROP_UNIFORMS = 2 * CROP_TRIES + 3  # what a Crop needs to be distributed as torchvision's
 ASPECTS = (3 / 4, 4 / 3)  # of random crops, width over height
-DRAFT_GAP = 2.0  # a JPEG is decoded at a half, quarter or eighth where that leaves this many times what is needed
+DRAFT_GAP = 2  # a JPEG is decoded at 1/2, 1/4, 1/8 where that leaves this many times what is needed; 1 blurs small text
 REDUCING_GAP = 3.0  # Pillow: from here on, shrinking in two steps cannot be told from shrinking in one
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
@@ -170,7 +179,7 @@ def _decode(data: bytes, header: Header, box: Box, image_size: int) -> np.ndarra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata; what is wrong with pixels is an error
         try:
-            _check_damage(data, header.kind)
+            _check_damage(data, header)
             with Image.open(io.BytesIO(data), formats=(header.kind,)) as image:
                 if image.size != (header.width, header.height):
                     raise ValueError(f"{image.size} pixels, its header says {(header.width, header.height)}")
@@ -200,7 +209,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         sixteen = np.asarray(image).clip(0, 65535).astype(np.uint16)
         return Image.fromarray((sixteen >> 8).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        layered = image.convert("RGBA")
+        layered = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(layered, mask=layered.getchannel("A"))
         return white
@@ -209,14 +218,16 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode in ("RGB", "L") else image.convert("RGB")
 
 
-def _check_damage(data: bytes, kind: str) -> None:
+def _check_damage(data: bytes, header: Header) -> None:
     """What Pillow does not look at: checksums of a PNG's pixels, and JPEGs of so many scans that they are a trap."""
-    if kind == "PNG":
+    if header.kind == "PNG":
         for name, start, end in png_chunks(data):
             if name[0] < 97 and zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4]):
                 raise ValueError(f"the checksum of chunk {name!r} is wrong")
-    elif kind == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        raise ValueError(f"{scans} scans; allowed are {MAX_SCANS}")
+    elif header.kind == "JPEG":
+        allowed = min(MAX_SCANS, MAX_SCANNED // (header.width * header.height))
+        if data.count(b"\xff\xda") > allowed and (scans := jpeg_scans(data)) > allowed:
+            raise ValueError(f"{scans} scans of {header.width} x {header.height} pixels; allowed are {allowed}")
 
 
 def patchify(images: np.ndarray, patch_size: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from nmm.config import canonical_json
 from nmm.data.corpus import unit_totals
 from nmm.data.counter_rng import TO_UNIT, CounterStream
 from nmm.data.formats import Picture, parse
-from nmm.data.images import Crop, decode_picture, patchify
+from nmm.data.images import CROP_UNIFORMS, Crop, decode_picture, patchify
 from nmm.data.index_file import IMAGE_SEGMENT, ShardIndex, index_path, read_index
 from nmm.data.reading import ShardError, ShardReader
 from nmm.data.reasons import BadSample
@@ -32,7 +32,6 @@ from nmm.groups import Data
 
 SHARD_SUFFIXES = (".tar", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 KEPT_RECORDS = 400_000
-CROP_DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -313,13 +312,10 @@ class IndexedCorpus:
         """(side, side, 3) uint8 of image ``number`` of a document, cropped by (seed, ordinal, number) and no state."""
         side, scale, flip = self.opened.image_size, self.opened.crop_scale, self.opened.flip
         if self._crops is None or (scale >= 1 and flip <= 0):
-            return decode_picture(picture.data, picture.extension, side, None)
+            return decode_picture(picture.data, picture.extension, side)
         at = np.array([document["ordinal"]], np.int64)
-        draws = self._crops.uniform(at, CROP_DRAWS * number, CROP_DRAWS)[0]
-        if scale < 1:
-            return decode_picture(picture.data, picture.extension, side, Crop(scale, draws, flip))
-        pixels = decode_picture(picture.data, picture.extension, side, None)
-        return pixels[:, ::-1] if draws[-1] < flip else pixels
+        draws = self._crops.uniform(at, CROP_UNIFORMS * number, CROP_UNIFORMS)[0]
+        return decode_picture(picture.data, picture.extension, side, Crop(scale, draws, flip))
 
     def _shard_records(self, number: int) -> np.ndarray:
         if number not in self._records:

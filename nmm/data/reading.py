@@ -6,19 +6,16 @@ shard cut while it is mapped would kill the process), nothing is unpacked to dis
 
 from __future__ import annotations
 
-import gzip
 import os
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zstandard
-
 from nmm.data.formats import line_format
 from nmm.data.index_file import ShardIndex, content_digest, read_index
+from nmm.data.unpack import unpack
 
 PAUSES = (0.1, 0.5, 2.0)  # seconds before a failed read is tried again
 OPEN_SHARDS = 64
@@ -96,8 +93,10 @@ class ShardReader:
                 if content_digest(list(parts.values())) == row["digest"]:
                     return parts
                 found = "its bytes are not those that were indexed"
-            except (OSError, zlib.error, EOFError, zstandard.ZstdError) as error:
-                found = error if isinstance(error, OSError) else f"it does not unpack: {error}"
+            except OSError as error:
+                found = error
+            except ValueError as error:  # of ``unpack``
+                found = str(error)
             shard.close()
             for key in [key for key in self._unpacked if key[0] == shard.path]:
                 self._unpacked.pop(key)
@@ -128,13 +127,6 @@ class ShardReader:
                 self._unpacked.popitem(last=False)
         self._unpacked.move_to_end(key)
         return self._unpacked[key][start : start + length]
-
-
-def unpack(data: bytes, name: str) -> bytes:
-    """What a jsonl.gz or jsonl.zst member holds; the index has checked that it is not absurdly large."""
-    return (
-        gzip.decompress(data) if name.endswith(".gz") else zstandard.ZstdDecompressor().decompressobj().decompress(data)
-    )
 
 
 def _complaint(shard: OpenShard, place: int, found: str | OSError) -> str:

@@ -47,7 +47,8 @@ def count_repeats(files: Sequence[tuple[Path, Path]], val_fraction: float) -> Re
     group = np.concatenate([np.zeros(min(len(order), 1), np.int64), np.cumsum(starts_new)])
     trained = np.zeros(len(order), bool)
     trained[group[~is_held[order]]] = True
-    pairs = np.flatnonzero(~starts_new)[:SHOWN]
+    pairs = np.flatnonzero(~starts_new)
+    pairs = pairs[np.argsort(order[pairs])[:SHOWN]]
     return Repeats(
         samples=len(digest),
         repeated=int((~starts_new).sum()),

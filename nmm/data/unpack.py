@@ -72,10 +72,10 @@ def _unzstd(data: bytes) -> Iterator[bytes]:
     unpacker = decompressor.decompressobj()
     at = 0
     while at < len(data):
-        yield unpacker.decompress(data[at : at + _PIECE])
-        at += _PIECE
-        if unpacker.eof and at - len(unpacker.unused_data) < len(data):
-            at = min(at, len(data)) - len(unpacker.unused_data)
+        piece = data[at : at + _PIECE]
+        yield unpacker.decompress(piece)
+        at += len(piece)
+        if unpacker.eof and (at := at - len(unpacker.unused_data)) < len(data):
             unpacker = decompressor.decompressobj()
     if not unpacker.eof:
         raise EOFError("the end is missing")

@@ -45,6 +45,7 @@ LAYOUTS = {
 }
 GEOMETRY = {"image_size": 32, "patch_size": 8, "context_length": 96}
 TOKENS_OF_IMAGE = 16
+HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Crawl:
         """Samples in all tars of a layout."""
         return sum(stats["successes"] for stats in self.stats(layout).values())
 
-    def rows(self, layout: str) -> RowSource:
-        """All its documents once."""
-        sources, mixture = {layout: layout}, {layout: 1.0}
-        data = Data(path=str(self.folder), sources=sources, tokenizer="bytes", mixture=mixture, **GEOMETRY)
-        return row_source(open_data(data), data, seed=0, once_in_order=True)
+    def rows(self, layout: str, val_fraction: float = 0.0, split: str = "train") -> RowSource:
+        """All documents of a split once."""
+        values = {"sources": {layout: layout}, "mixture": {layout: 1.0}, "val_fraction": val_fraction}
+        data = Data(path=str(self.folder), tokenizer="bytes", **GEOMETRY, **values)
+        return row_source(open_data(data), data, seed=0, split=split, once_in_order=True)
 
 
 @pytest.fixture(scope="module")
@@ -136,15 +137,13 @@ def test_captions_and_colours_arrive_together(indexed: Crawl, layout: str) -> No
     """Every picture has one colour, which its pixels must have; every caption comes once."""
     rows = indexed.rows(layout)
     batch = rows.rows_at(0, rows.rows_available())
-    seen = [caption for caption, _ in documents(batch)]
-    assert len(set(seen)) == len(seen)
-    cut = OF_EACH_KIND if layout == "as_served" else 0
-    assert [skipped.reason for skipped in batch.skipped] == ["bad_image"] * cut
-    broken = OF_EACH_KIND if layout == "as_served" else 0
-    assert len(seen) == indexed.written(layout) - OF_EACH_KIND - broken - cut
-    for caption, pixels in documents(batch):
-        expected = np.array(indexed.served[caption].shown)
-        assert np.abs(pixels - expected).max() <= 6, caption
+    seen = dict(documents(batch))
+    assert len(seen) == sum(1 for _ in documents(batch))
+    broken = OF_EACH_KIND if layout == "as_served" else 0  # each way: no picture at all, and cut
+    assert [skipped.reason for skipped in batch.skipped] == ["bad_image"] * broken
+    assert len(seen) == indexed.written(layout) - OF_EACH_KIND - 2 * broken
+    for caption, colour in seen.items():
+        assert np.abs(colour - indexed.served[caption].shown).max() <= 6, caption
 
 
 def documents(batch: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -161,17 +160,35 @@ def documents(batch: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def test_training_on_them(indexed: Crawl, tmp_path: Path) -> None:
-    """Two sources, one of them of three layouts; every picture is seen more than once."""
-    sources = {"caption": "jpg::webp::png", "served": "as_served"}
-    shares = {"caption": 0.7, "interleaved": 0, "text": 0}
+    """Two sources, one of them of three layouts, until every picture came more than once."""
     values = {"data": "shards", "data.path": indexed.folder, "data.tokenizer": "bytes"}
-    values |= {f"data.{name}": value for name, value in GEOMETRY.items()}
-    values |= {f"data.mixture.{name}": share for name, share in shares.items()} | {"+data.mixture.served": 0.3}
     values |= {"+data.sources": "{caption: 'jpg::webp::png', served: as_served}"}
-    values |= {"data.val_fraction": 0.2, "data.eval_rows": 2, "data.max_skipped": 0.2}
-    values |= {"size": "d16", "trainer.compile": "off", "budget.steps": 60, "schedule.warmup_steps": 4, "out": "runs"}
+    values |= {f"data.{name}": value for name, value in GEOMETRY.items()}
+    values |= {"data.mixture.caption": 0.7, "data.mixture.interleaved": 0, "data.mixture.text": 0}
+    values |= {"+data.mixture.served": 0.3, "data.val_fraction": HELD_OUT, "data.eval_rows": 2, "data.max_skipped": 0.2}
+    values |= {"size": "d16", "trainer.compile": "off", "trainer.log_every_steps": 5, "schedule.warmup_steps": 4}
+    values |= {"budget.steps": 100, "out": "runs"}
     done = nmm("train", *(f"{name}={value}" for name, value in values.items()), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    record = read_json(next((tmp_path / "runs").glob("*/record.json")))
-    print(json.dumps(record, indent=1))
-    assert record["status"] == "done" and isfinite(record["result"]["loss"]["avg"])
+    run = next((tmp_path / "runs").glob("*/record.json")).parent
+    losses = [json.loads(line).get("train_loss", 0.0) for line in (run / "attempts/0001/metrics.jsonl").open()]
+    assert len(losses) >= 20 and all(map(isfinite, losses))
+    record = read_json(run / "record.json")
+    assert (record["status"], record["steps"]) == ("done", 100)
+    assert all(isfinite(record["result"]["loss"][name]) for name in ("caption", "served", "avg"))
+    check_counts(indexed, record)
+
+
+def check_counts(crawl: Crawl, record: dict[str, Any]) -> None:
+    """What the record says was held and delivered follows from what img2dataset says it wrote."""
+    skipped = record["result"]["skipped_samples"]["train"]
+    assert skipped.keys() == {"served"} and skipped["served"].keys() == {"bad_image"}
+    for source, layouts in {"caption": ("jpg", "webp", "png"), "served": ("as_served",)}.items():
+        held, delivered = record["data"][source], record["tokens"]["by_source"][source]
+        in_val = sum(crawl.rows(layout, HELD_OUT, "val").streams[layout].samples for layout in layouts)
+        written = sum(crawl.written(layout) for layout in layouts)
+        assert held["samples"] == written - sum(held["left_out"].values()) - in_val
+        assert held["left_out"]["empty_text"] == OF_EACH_KIND * len(layouts)
+        assert delivered["unique_samples"] == held["samples"] and delivered["epochs"] > 1
+        assert delivered["samples"] > held["samples"]
+        assert delivered["image_tokens"] == TOKENS_OF_IMAGE * delivered["samples"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from nmm.data.image_header import MAX_SCANS, check_header
+from nmm.data.image_header import MAX_SCANS, check_header, jpeg_scans
 from nmm.data.images import CROP_UNIFORMS, Crop, decode_picture
 from nmm.data.reasons import BadSample
 
@@ -132,11 +132,18 @@ def test_odd_metadata_costs_no_picture_and_no_warning() -> None:
 
 
 def jpeg_with_two_frames() -> bytes:
-    """A small frame header in front of one that says 60,000 x 60,000."""
+    """A small frame header in front of one that says 7,000 x 7,000."""
     data = file("JPEG", size=(16, 16))
     at = data.index(b"\xff\xc0")
     frame = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
-    return data[:at] + frame + frame[:5] + struct.pack(">HH", 60_000, 60_000) + frame[9:] + data[at + len(frame) :]
+    return data[:at] + frame + frame[:5] + struct.pack(">HH", 7_000, 7_000) + frame[9:] + data[at + len(frame) :]
+
+
+def png_with_two_headers() -> bytes:
+    """A small header in front of one that says 7,000 x 7,000."""
+    data = file("PNG", size=(16, 16))
+    other = b"IHDR" + struct.pack(">II", 7_000, 7_000) + data[24:29]
+    return data[:33] + struct.pack(">I", 13) + other + struct.pack(">I", zlib.crc32(other)) + data[33:]
 
 
 def bomb() -> bytes:
@@ -148,16 +155,41 @@ def bomb() -> bytes:
     return data[:at] + struct.pack(">I", len(packed)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[end:]
 
 
-def many_scans() -> bytes:
-    """A progressive JPEG whose last scan comes again and again."""
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan comes again until there are ``count``."""
     data = file("JPEG", size=(64, 64), progressive=True)
     last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * (MAX_SCANS + 1) + data[-2:]
+    return data[:last] + data[last:-2] * (1 + count - jpeg_scans(data)) + data[-2:]
 
 
-@pytest.mark.parametrize("make", [jpeg_with_two_frames, many_scans])
-def test_traps_are_bad_images(make) -> None:
-    assert outcome(make()) == "bad_image"
+def resized(data: bytes, width: int, height: int) -> bytes:
+    """A progressive JPEG that says it has other sides."""
+    at = data.index(b"\xff\xc2") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("make", [jpeg_with_two_frames, png_with_two_headers])
+def test_a_second_header_is_never_believed(make) -> None:
+    assert check_header(make(), "x") == (16, 16)
+    with pytest.raises(BadSample, match=r"\(7000, 7000\) pixels, its header says \(16, 16\)") as caught:
+        decode_picture(make(), "x", SIDE)
+    assert caught.value.reason == "bad_image"
+
+
+def test_a_jpeg_may_not_have_scans_without_end() -> None:
+    assert outcome(with_scans(MAX_SCANS)) == "fine"
+    for count, size in ((MAX_SCANS + 1, (64, 64)), (20, (8_192, 8_100))):
+        with pytest.raises(BadSample, match=f"{count} scans of {size[0]} x {size[1]} pixels") as caught:
+            decode_picture(resized(with_scans(count), *size), "jpg", SIDE)
+        assert caught.value.reason == "bad_image"
+
+
+def test_scans_are_not_counted_where_there_are_none() -> None:
+    marks = b"\xff\xda" * 1000
+    assert outcome(file("JPEG", icc_profile=marks)) == "fine"
+    assert outcome(file("JPEG") + marks) == "fine"
+    assert jpeg_scans(file("JPEG", icc_profile=marks) + marks) == 1
+    assert jpeg_scans(file("JPEG", progressive=True)) == 10
 
 
 def test_more_pixels_than_announced_cost_nothing() -> None:
