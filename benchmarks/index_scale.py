@@ -27,14 +27,14 @@ import numpy as np
 from nmm.data.counter_rng import CounterStream
 from nmm.data.index_file import IMAGE_SEGMENT, MEMBER, SAMPLE_ROW, index_path, write_index
 from nmm.data.indexed import IndexedSources, mixture_shares
-from nmm.data.loader import TrainLoader
 from nmm.data.opening import open_data, row_source
 from nmm.data.order import EpochOrder
+from nmm.data.packing import WINDOW_ROWS
 from nmm.data.source import RowSource
 from nmm.data.tokenizer import open_tokenizer
 from nmm.groups import Data
 
-SHARD_SAMPLES, IMAGE_BYTES, ROWS_PER_STEP = 10_000, 20_000, 64
+SHARD_SAMPLES, IMAGE_BYTES = 10_000, 20_000
 PLACES = {"start": 0.0, "50 %": 0.5, "90 %": 0.9, "epoch 4": 3.5}
 
 
@@ -107,14 +107,12 @@ def measure_rows(folder: Path) -> dict[str, Any]:
 def measure_place(folder: Path, epochs: float) -> dict[str, Any]:
     """Going on so far into training from a saved position, and counting what was delivered there."""
     _, rows = opened_rows(folder)
-    loader, stream = TrainLoader(rows, ROWS_PER_STEP, 1 << 60), rows.streams["caption"]
-    window = int(epochs * stream.tokens) // (rows.draws["caption"].tokens or 1)
-    first = window * 256 // ROWS_PER_STEP * ROWS_PER_STEP  # as if every window had 256 rows: the anchor says what counts
-    state = {"cursor": first, "rows_per_step": ROWS_PER_STEP, "stream": rows.stream, "anchor": [window, first]}
+    window = int(epochs * rows.streams["caption"].tokens) // (rows.draws["caption"].tokens or 1)
+    first = window * WINDOW_ROWS  # about: what a checkpoint keeps is exact, and costs the same
 
     def go_on() -> None:
-        loader.load_state_dict(state)
-        rows.documents(loader.cursor)
+        rows.table.anchor(window, first)
+        rows.documents(first)
 
     return timed("resume", go_on) | timed("counts", lambda: rows.counts(first))
 
@@ -188,7 +186,8 @@ def main() -> None:
             start = time.perf_counter()
             for number in range(samples // SHARD_SAMPLES):
                 make_shard(folder, number)
-            print(f"{samples:,} samples in {samples // SHARD_SAMPLES} shards (made in {time.perf_counter() - start:.0f} s)")
+            seconds = time.perf_counter() - start
+            print(f"{samples:,} samples in {samples // SHARD_SAMPLES} shards (made in {seconds:.0f} s)")
             for step in ("import", "open", "rows", *(f"place:{name}" for name in PLACES), "walk", "order"):
                 command = [sys.executable, __file__, "--child", step, str(folder)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)

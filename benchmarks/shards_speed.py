@@ -43,7 +43,7 @@ AUGMENTED = {"crop_scale": 0.4, "flip": 0.5}
 RESUME_SAMPLES, RESUME_SIDE, RESUME_AT = 50_000, 32, 0.9
 PACKED = {"caption": 20_000, "interleaved": 10_000, "text": 20_000}
 MIXTURE = {"caption": 0.45, "interleaved": 0.45, "text": 0.10}
-PACKED_WINDOWS = 12
+PACKED_WINDOWS, PACKED_PATCH_SIZES = 12, (14, 28, 56)
 
 
 class Speed(NamedTuple):
@@ -79,8 +79,8 @@ def main() -> None:
 def opened(folder: Path, mixture: dict[str, float], **values: Any) -> RowSource:
     """The training rows of the indexed tars in ``folder``/SOURCE, as a run with data=shards opens them."""
     sources = {name: name for name in mixture}
-    geometry = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "context_length": CONTEXT}
-    data = Data(path=str(folder), sources=sources, tokenizer="bytes", mixture=mixture, **geometry, **values)
+    values = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "context_length": CONTEXT, **values}
+    data = Data(path=str(folder), sources=sources, tokenizer="bytes", mixture=mixture, **values)
     return row_source(open_data(data), data, seed=0)
 
 
@@ -194,20 +194,22 @@ def first_batch(folder: str, state: dict[str, Any]) -> float:
 
 
 def packing(folder: Path, options: argparse.Namespace) -> None:
-    """Print the filled share of the first windows' rows, and each source's share of what fills them."""
+    """Print the filled share of the first windows' rows, with images of 256 patches and of fewer."""
     write_shards(folder / "caption", captioned(PACKED["caption"], RESUME_SIDE))
     write_shards(folder / "interleaved", interleaved(PACKED["interleaved"], RESUME_SIDE))
     write_shards(folder / "text", texts(PACKED["text"]), 20)
     indexed(folder, list(MIXTURE))
-    rows = opened(folder, MIXTURE)
     number = PACKED_WINDOWS * WINDOW_ROWS
-    counts = rows.counts(number)
-    total = sum(count["tokens"] for count in counts.values())
-    held = ", ".join(
-        f"{name} {count['tokens'] / total:.1%} ({count['epochs']} epochs)" for name, count in counts.items()
-    )
-    print(f"packing: the first {number:,} rows of {CONTEXT} positions hold {held}")
-    print(f"  {rows.efficiency(number):.2%} of the positions are filled; the goal is 98 % or more")
+    print(f"packing: the first {number:,} rows of {CONTEXT} positions of the 45-45-10 mix")
+    for patch_size in PACKED_PATCH_SIZES:
+        rows = opened(folder, MIXTURE, patch_size=patch_size)
+        start = time.process_time()
+        counts, filled = rows.counts(number), rows.efficiency(number)
+        seconds = time.process_time() - start
+        mean = ", ".join(f"{name} {count['tokens'] / count['samples']:.0f}" for name, count in counts.items())
+        print(f"  {rows.patches_per_image:4} patches an image: {filled:.2%} filled, in {seconds:.1f} s", end="")
+        print(f" (mean lengths: {mean})")
+    print("  the goal is 98 % or more")
 
 
 if __name__ == "__main__":

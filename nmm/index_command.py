@@ -28,7 +28,7 @@ What is read (anything else is an error that says what was found):
   NAME.jsonl, NAME.jsonl.gz, NAME.jsonl.zst         the same without a tar (DCLM)
 
 Exit code 2 when a shard was refused: damaged, of an unknown format, or with too many bad samples. The others are
-indexed all the same.
+indexed all the same; --quarantine takes that as it is.
 
 examples:
   nmm shards data=world out=outputs/world train_tokens=100000
@@ -38,7 +38,7 @@ examples:
 
 
 def index_main(argv: list[str]) -> int:
-    """Index the shards of a command line and say what was found; 2 when any of them was refused."""
+    """Index the shards of a command line and say what was found; 2 when any was refused without leave."""
     args = _parser().parse_args(argv)
     try:
         summary = index_shards(
@@ -59,10 +59,11 @@ def index_main(argv: list[str]) -> int:
     print("\n".join(summary_lines(summary)))
     for shard in summary.refused:
         print(f"refused: {shard.error}", file=sys.stderr)
+    good = len(summary.shards) - len(summary.refused)
     if summary.refused:
         left = "left out of training" if args.quarantine else "--quarantine lets training go on without them"
         print(f"nmm index: {len(summary.refused)} of {len(summary.shards)} shards refused; {left}", file=sys.stderr)
-    return 2 if summary.refused else 0
+    return 2 if summary.refused and not (args.quarantine and good) else 0
 
 
 def summary_lines(summary: Summary) -> list[str]:

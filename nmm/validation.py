@@ -286,6 +286,11 @@ def _validate_sources(config: RunConfig) -> None:
             f"data.mixture draws from {', '.join(absent)}, but data.sources names {', '.join(sorted(data.sources))}; "
             f"add +data.sources.{absent[0]}=FOLDER or set data.mixture.{absent[0]}=0"
         )
+    if config.start.kind == "hf" and config.start.embeddings == "load":
+        raise ConfigError(
+            "start=hf with data.sources: tokens of an indexed source have other ids than in the start's own vocabulary "
+            "(three special words come first); set start.embeddings=fresh"
+        )
     if config.stage.name == "sft":
         raise ConfigError("stage.name=sft needs the questions of a rendered world (data=world); data.sources have none")
 

@@ -21,7 +21,7 @@ from nmm.data.indexing import Summary, index_shards
 from nmm.data.tokenizer import open_tokenizer
 
 WORDS = "a red fox jumps over the lazy dog while seven quiet birds watch from old trees near water".split()
-SOURCES = ("caption", "interleaved", "text")
+SHARES = {"caption": 0.45, "interleaved": 0.45, "text": 0.1}
 Members = list[tuple[str, bytes]]
 
 
@@ -135,14 +135,14 @@ def indexed_config(folder: Path, /, **groups: Any) -> RunConfig:
     data = {
         **conf("data", "shards"),
         "path": str(folder),
-        "sources": {name: name for name in SOURCES if (folder / name).is_dir()},
+        "sources": {name: name for name in SHARES if (folder / name).is_dir()},
         "val_fraction": 0.2,
         "image_size": 16,
         "patch_size": 8,
         "context_length": 128,
         "eval_rows": 3,
     }
-    data["mixture"] = {name: share for name, share in data["mixture"].items() if name in data["sources"]}
+    data["mixture"] = {name: SHARES[name] for name in data["sources"]}
     change = {**data, **groups.pop("data", {})}
     return tiny_config_on(folder, **{"data": change, "budget": {"steps": 8}, **groups})
 
@@ -151,7 +151,7 @@ def command_line(config: RunConfig) -> list[str]:
     """What ``nmm train`` takes to run ``indexed_config(...)``, data and all."""
     data = config.data
     sources = ",".join(f"{name}:{where}" for name, where in data.sources.items())
-    mixture = [f"data.mixture.{name}={data.mixture.get(name, 0)}" for name in SOURCES]
+    mixture = ",".join(f"{name}:{share}" for name, share in data.mixture.items())
     names = ("path", "val_fraction", "image_size", "patch_size", "context_length", "eval_rows", "max_skipped", "flip")
     trainer = ("micro_batches", "num_workers", "checkpoint_every_steps", "log_every_steps", "compile", "rows_per_step")
     return [
@@ -159,7 +159,7 @@ def command_line(config: RunConfig) -> list[str]:
         f"size={config.size.name}",
         "data=shards",
         f"+data.sources={{{sources}}}",
-        *mixture,
+        f"+data.mixture={{{mixture}}}",
         *(f"data.{name}={getattr(data, name)}" for name in (*names, "crop_scale")),
         *(f"trainer.{name}={getattr(config.trainer, name)}" for name in trainer),
         f"budget.steps={config.total_steps}",

@@ -5,7 +5,7 @@ Shape legend: k sample numbers, counted through the units of the corpus; U units
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,8 +84,10 @@ class DecodedCorpus:
         return {"shards": len(self.decoded), "refused_shards": 0, "samples": len(self.documents), "left_out": {}}
 
 
-def unit_totals(documents: np.ndarray, units: Sequence[int] | np.ndarray) -> np.ndarray:
+def unit_totals(documents: np.ndarray | Mapping[str, np.ndarray], units: Sequence[int] | np.ndarray) -> np.ndarray:
     """(U, 4) int64 sums of TOTALS over consecutive stretches of ``units`` records."""
+    if len(units) == 1:
+        return np.array([[int(documents[name].sum()) for name in TOTALS]])
     ends = np.concatenate([[0], np.cumsum(units, dtype=np.int64)])
     running = [np.concatenate([[0], np.cumsum(documents[name], dtype=np.int64)]) for name in TOTALS]
     return np.stack([total[ends[1:]] - total[ends[:-1]] for total in running], axis=1)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from nmm.data.index_file import read_index
-from nmm.data.indexed import IndexedSources, in_split
+from nmm.data.index_records import in_split
+from nmm.data.indexed import IndexedSources
 
 TRAIN, HELD = 1, 2
 

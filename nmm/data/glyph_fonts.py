@@ -1,6 +1,6 @@
 """Which characters the fonts that matplotlib installs can draw, and their masks.
 
-Shape legend: h, w sides of the ink of a glyph in pixels at MASTER pixels an em.
+Shape legend: h, w sides of the ink of a glyph in pixels.
 
 A font is believed only where its own name for a glyph says the same character as its character map: TeX's fonts put an
 arrow where "%" should be, and a font of placeholders has one box for thousands of characters. What has no Unicode name,
@@ -23,8 +23,7 @@ from fontTools import agl
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont, features
 
-MASTER = 64
-MASKS = 1 << 14  # kept in memory, about 2 kB each
+KEPT_PIXELS = 1 << 26  # of masks in memory, a byte each
 _PLAIN_STYLES = ("regular", "book", "roman", "normal")
 
 
@@ -141,25 +140,29 @@ def _folded(text: str) -> str:
 
 
 class Pen:
-    """Draws masks. A font is opened when first used, in one size: other sizes are resized from it."""
+    """Draws masks of ``em`` pixels an em; other sizes are resized from them. A font is opened when first used."""
 
-    def __init__(self, fonts: tuple[Font, ...]) -> None:
+    def __init__(self, fonts: tuple[Font, ...], em: int) -> None:
+        self.em = em
         self._fonts = fonts
         self._opened: dict[int, ImageFont.FreeTypeFont] = {}
         self._masks: dict[tuple[int, int], Image.Image] = {}
+        self._kept = 0
 
     def mask(self, code: int, font: int) -> Image.Image:
         """The ink of a character as a grey picture (h, w), 255 where it covers, with no margin."""
         if (code, font) not in self._masks:
-            if len(self._masks) == MASKS:
+            if self._kept > KEPT_PIXELS:
                 self._masks.clear()
-            self._masks[code, font] = _ink(chr(code), self._font(font))
+                self._kept = 0
+            mask = self._masks[code, font] = _ink(chr(code), self._font(font))
+            self._kept += mask.width * mask.height
         return self._masks[code, font]
 
     def _font(self, font: int) -> ImageFont.FreeTypeFont:
         if font not in self._opened:
             path = str(self._fonts[font].path)
-            self._opened[font] = ImageFont.truetype(path, MASTER, layout_engine=ImageFont.Layout.BASIC)
+            self._opened[font] = ImageFont.truetype(path, self.em, layout_engine=ImageFont.Layout.BASIC)
         return self._opened[font]
 
 

@@ -19,19 +19,21 @@ import numpy as np
 
 from nmm.batch import END_ID, IMAGE_ID, Skipped
 from nmm.config import canonical_json
-from nmm.data.corpus import unit_totals
-from nmm.data.counter_rng import TO_UNIT, CounterStream
+from nmm.data.corpus import TOTALS
+from nmm.data.counter_rng import CounterStream
 from nmm.data.formats import Picture, parse
-from nmm.data.images import CROP_UNIFORMS, Crop, decode_picture, patchify
-from nmm.data.index_file import IMAGE_SEGMENT, ShardIndex, index_path, read_index
-from nmm.data.reading import ShardError, ShardReader
+from nmm.data.images import CROP_UNIFORMS, Crop, check_patch_size, decode_picture, patchify
+from nmm.data.index_file import index_path, read_index
+from nmm.data.index_records import check_version, shard_records, unit_table
+from nmm.data.reading import OpenShard, ShardError, ShardReader
 from nmm.data.reasons import BadSample
 from nmm.data.tokenizer import TextTokenizer, open_tokenizer
-from nmm.data.window import DOCUMENT, ranges
+from nmm.data.window import DOCUMENT
 from nmm.groups import Data
 
 SHARD_SUFFIXES = (".tar", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 KEPT_RECORDS = 400_000
+NO_LIMIT = 1 << 40  # of the length of a document
 
 
 @dataclass(frozen=True)
@@ -144,70 +146,6 @@ def _header(file: Path, modified: int, size: int) -> Mapping[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# from index to records
-
-
-def shard_records(index: ShardIndex, split: str, val_fraction: float, width: int, m: int) -> np.ndarray:
-    """(n,) DOCUMENT records of a shard's usable samples in one split; ``start`` is the place in the index.
-
-    A document is its segments and the token that ends it. One longer than ``width`` (T) is cut there, or before the
-    image of ``m`` patches that would not fit whole.
-    """
-    samples = index.samples
-    place = np.flatnonzero((samples["reason"] == 0) & in_split(samples["key_hash"], split, val_fraction))
-    rows = samples[place]
-    documents = np.zeros(len(rows), DOCUMENT)
-    documents["id"], documents["start"], documents["images"] = rows["id"], place, rows["images"]
-    documents["length"] = rows["text_tokens"].astype(np.int64) + documents["images"] * m + 1
-    documents["truncated"] = documents["length"] > width
-    _cut(documents, rows, index.segments, width, m)
-    opens_with_text = index.segments[rows["first_segment"]] != IMAGE_SEGMENT
-    documents["targets"] = documents["length"] - documents["images"] * m - opens_with_text
-    return documents
-
-
-def in_split(key_hash: np.ndarray, split: str, val_fraction: float) -> np.ndarray:
-    """(n,) bool: a sample is held out by the digest of its key, whatever else there is.
-
-    Raises ValueError for another split than "train" and "val".
-    """
-    if split not in ("train", "val"):
-        raise ValueError(f"indexed sources have the splits train and val, not {split!r}")
-    held_out = (key_hash >> np.uint64(11)).astype(np.float64) * TO_UNIT < val_fraction
-    return np.asarray(held_out if split == "val" else ~held_out)
-
-
-def _cut(documents: np.ndarray, rows: np.ndarray, segments: np.ndarray, width: int, m: int) -> None:
-    """Length and images of truncated documents."""
-    cut = np.flatnonzero(documents["truncated"])
-    if not len(cut):
-        return
-    number = rows["segments"][cut].astype(np.int64)
-    segment = segments[ranges(rows["first_segment"][cut].astype(np.int64), number)]
-    document = np.repeat(np.arange(len(cut)), number)
-    is_image = segment == IMAGE_SEGMENT
-    ends = np.cumsum(np.where(is_image, m, segment), dtype=np.int64)
-    before = np.concatenate([[0], ends])[np.cumsum(number) - number]
-    ends = ends - before[document]
-    starts = ends - np.where(is_image, m, segment)
-    documents["images"][cut] = np.bincount(document, is_image & (ends <= width), len(cut)).astype(np.int64)
-    documents["length"][cut] = width
-    over = is_image & (starts < width) & (ends > width)
-    documents["length"][cut[document[over]]] = starts[over]
-
-
-@functools.lru_cache(maxsize=256)
-def _unit_table(file: Path, body: str, split: str, val_fraction: float, width: int, m: int) -> tuple[Any, Any]:
-    """(U,) documents and (U, 4) totals of the units of one shard; ``body`` names the version of the index."""
-    index = read_index(file)
-    documents = shard_records(index, split, val_fraction, width, m)
-    usable = np.cumsum(index.samples["reason"] == 0)[documents["start"]] - 1
-    unit = np.searchsorted(np.cumsum(index.header["units"]), usable, side="right")
-    units = np.bincount(unit, minlength=len(index.header["units"]))
-    return units, unit_totals(documents, units)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # reading
 
 
@@ -222,7 +160,7 @@ class IndexedCorpus:
     """A split of an indexed source. Memory does not grow with its samples, but for the pages of the indexes.
 
     ``seed`` decides the crops of training images; None: centre crops, not mirrored (evaluation). Raises ValueError for
-    a split without samples.
+    a split without samples, a patch size that does not divide the images and a width (T) without room for one.
     """
 
     def __init__(
@@ -230,11 +168,9 @@ class IndexedCorpus:
     ) -> None:
         self.name, self.split, self.width, self.patch_size = name, split, width, patch_size
         self.opened, self.shards = shards, shards.sources[name]
+        check_patch_size(shards.image_size, patch_size)
         self.m = (shards.image_size // patch_size) ** 2
-        tables = [
-            _unit_table(s.index, s.header["body_sha256"], split, shards.val_fraction, width, self.m)
-            for s in self.shards
-        ]
+        tables = self._tables(width)
         self.units = np.concatenate([units for units, _ in tables])
         self.totals = np.concatenate([totals for _, totals in tables])
         self._ends = np.cumsum([int(units.sum()) for units, _ in tables])
@@ -243,9 +179,18 @@ class IndexedCorpus:
                 f"data.sources.{name} has no {split} sample: data.val_fraction={shards.val_fraction} of its samples "
                 "are held out by their keys; change it, or index more shards"
             )
+        if width <= self.m and any(totals[:, TOTALS.index("images")].any() for _, totals in self._tables(NO_LIMIT)):
+            raise ValueError(
+                f"context_length={width} cannot hold an image of {self.m} patches and a word: "
+                f"make it at least {self.m + 1}, or patch_size={patch_size} larger"
+            )
         self._crops = CounterStream(seed, "crop", name) if seed is not None else None
         self._reader = ShardReader()
         self._records: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def _tables(self, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        fraction, m = self.opened.val_fraction, self.m
+        return [unit_table(s.index, s.header["body_sha256"], self.split, fraction, width, m) for s in self.shards]
 
     def records(self, samples: np.ndarray) -> np.ndarray:
         """See Corpus."""
@@ -269,7 +214,7 @@ class IndexedCorpus:
     def read(self, document: np.void) -> Content | Skipped:
         """One document, or why it is not there. Raises ShardError when its shard is not as it was indexed."""
         where = self.shards[document["shard"]]
-        shard, place = self._reader.shard(where.path, where.index), int(document["start"])
+        shard, place = self._opened_shard(int(document["shard"])), int(document["start"])
         parts = self._reader.parts(shard, place)
         try:
             parsed = parse(parts, where.header["caption_field"])
@@ -321,13 +266,19 @@ class IndexedCorpus:
         if number not in self._records:
             while self._records and sum(map(len, self._records.values())) > KEPT_RECORDS:
                 self._records.popitem(last=False)
-            where = self.shards[number]
-            index = self._reader.shard(where.path, where.index).index
+            index = self._opened_shard(number).index
             records = shard_records(index, self.split, self.opened.val_fraction, self.width, self.m)
             records["shard"] = number
             self._records[number] = records
         self._records.move_to_end(number)
         return self._records[number]
+
+    def _opened_shard(self, number: int) -> OpenShard:
+        """Raises ShardError when its index is not the one this corpus was made of."""
+        where = self.shards[number]
+        shard = self._reader.shard(where.path, where.index)
+        check_version(shard.index, where.header["body_sha256"])
+        return shard
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": ShardReader(), "_records": OrderedDict()}

@@ -21,7 +21,7 @@ import numpy as np
 
 from nmm.data.byte_bar import ByteBar
 from nmm.data.formats import LINES, RULES
-from nmm.data.index_file import ShardIndex, index_path, read_index, write_index
+from nmm.data.index_file import check_index, index_path, read_index, write_index
 from nmm.data.reasons import REASONS
 from nmm.data.repeats import Repeats, count_repeats
 from nmm.data.scan import Rules, Scan, check_statistics, refused_scan, scan_shard
@@ -73,6 +73,18 @@ class _Job:
         return index_path(shard, self.rules.tokenizer.fingerprint, self.into)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A shard with an index as it should be; one with another time than it had must still have the ``sha256``.
+
+    ``mtime_ns`` is the time that was found; ``sha256`` is empty if it is the one in the index.
+    """
+
+    report: ShardReport
+    sha256: str
+    mtime_ns: int
+
+
 def index_shards(
     paths: Sequence[str | Path],
     tokenizer_spec: str,
@@ -109,11 +121,12 @@ def index_shards(
     rules = Rules(open_tokenizer(tokenizer_spec), caption_field, decode)
     job = _Job(rules, Path(into) if into else None, max_bad, quarantine)
     shards = find_shards(paths)
-    reports = {} if force else {path: report for path in shards if (report := _kept(job, path))}
-    todo = [path for path in shards if path not in reports]
+    held = {} if force else {path: found for path in shards if (found := _held(job, path))}
+    reports = {path: found.report for path, found in held.items() if not found.sha256}
+    todo = {path: held[path].sha256 if path in held else "" for path in shards if path not in reports}
     with ByteBar("indexing", len(todo), sum(map(_size, todo)), progress) as bar:
         for path, outcome in _scanned(todo, job.rules, workers):
-            reports[path] = _settle(job, path, outcome)
+            reports[path] = _settle(job, path, outcome) if outcome else _still_good(job, held[path])
             bar.advance(_size(path))
     files = [(path, job.file(path)) for path in shards if reports[path].outcome != "refused"]
     repeats = count_repeats(files, val_fraction)
@@ -142,49 +155,48 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _kept(job: _Job, path: Path) -> ShardReport | None:
-    """The report of a shard whose index is there and as this job would make it, else None. Reads the shard only when
-    its time has changed but not its size."""
+def _held(job: _Job, path: Path) -> _Held | None:
+    """A shard whose index is there and as this job would make it, else None."""
     try:
         index = read_index(job.file(path))
+        check_index(index)
         header, state = index.header, path.stat()
         asked = {"caption_field": job.rules.caption_field, "rules": RULES, "refused": "", "bytes": state.st_size}
-        if any(header.get(name) != value for name, value in asked.items()) or (job.rules.decode > header["decoded"]):
+        if any(header.get(name) != value for name, value in asked.items()) or job.rules.decode > header["decoded"]:
             return None
         check_statistics(path, header["samples"])
-        if header["mtime_ns"] != state.st_mtime_ns:
-            if file_sha256(path) != header["sha256"]:
-                return None
-            _note_time(index, state.st_mtime_ns)
+        sha256 = "" if header["mtime_ns"] == state.st_mtime_ns else header["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is wrong with the shard, the scan says better; an index is never worth more than a scan
     report = _report(path, "kept", header, index.samples, {})
-    return None if _too_bad(job, report) else report
+    return None if _too_bad(job, report) else _Held(report, sha256, state.st_mtime_ns)
 
 
-def _note_time(index: ShardIndex, mtime_ns: int) -> None:
-    """Write an index again with the shard's new time, so that it is not hashed the next time."""
+def _still_good(job: _Job, held: _Held) -> ShardReport:
+    """Write an index again with its shard's new time, so that the shard is not hashed the next time."""
+    index = read_index(job.file(held.report.path))
     keys = [index.key(sample) for sample in range(len(index.samples))]
     arrays = {"samples": index.samples, "segments": index.segments, "members": index.members}
-    own = ("arrays", "format", "body_sha256", "body_bytes")
+    own = ("arrays", "format", "left_out", "body_sha256", "body_bytes")
     header = {name: value for name, value in index.header.items() if name not in own}
-    write_index(index.file, {**header, "mtime_ns": mtime_ns}, arrays, keys)
+    _write(Scan({**header, "mtime_ns": held.mtime_ns}, arrays, keys), index.file)
+    return held.report
 
 
-def _scanned(paths: Sequence[Path], rules: Rules, workers: int) -> Iterator[tuple[Path, Scan | str]]:
-    """Every shard with its scan or why it is refused, as they come in."""
-    if workers == 1 or len(paths) < 2:
-        for path in paths:
-            yield path, _scan_or_error(path, rules)
+def _scanned(shards: Mapping[Path, str], rules: Rules, workers: int) -> Iterator[tuple[Path, Scan | str | None]]:
+    """Every shard with its scan, why it is refused, or None if it has the sha256 in ``shards``; as they come in."""
+    if workers == 1 or len(shards) < 2:
+        for path, sha256 in shards.items():
+            yield path, _scan_or_error(path, sha256, rules)
         return
-    waiting, running = iter(paths), dict[Future[Scan | str], Path]()
+    waiting, running = iter(shards.items()), dict[Future[Scan | str | None], Path]()
     with ProcessPoolExecutor(
-        min(workers, len(paths)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(rules,)
+        min(workers, len(shards)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(rules,)
     ) as pool:
         try:
             while True:
-                for path in islice(waiting, 2 * workers - len(running)):
-                    running[pool.submit(_scan_in_worker, path)] = path
+                for path, sha256 in islice(waiting, 2 * workers - len(running)):
+                    running[pool.submit(_scan_in_worker, path, sha256)] = path
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -210,13 +222,15 @@ def _start_worker(rules: Rules) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _scan_in_worker(path: Path) -> Scan | str:
+def _scan_in_worker(path: Path, sha256: str) -> Scan | str | None:
     assert _worker_rules is not None
-    return _scan_or_error(path, _worker_rules)
+    return _scan_or_error(path, sha256, _worker_rules)
 
 
-def _scan_or_error(path: Path, rules: Rules) -> Scan | str:
+def _scan_or_error(path: Path, sha256: str, rules: Rules) -> Scan | str | None:
     try:
+        if sha256 and file_sha256(path) == sha256:
+            return None
         return scan_shard(path, rules)
     except (ValueError, OSError) as error:
         message = str(error)
@@ -233,15 +247,18 @@ def _settle(job: _Job, path: Path, outcome: Scan | str) -> ShardReport:
     if error:
         report = replace(report, outcome="refused", error=error)
         outcome = _empty(job, path, error) if job.quarantine else error
-    file = job.file(path)
-    try:
-        if isinstance(outcome, Scan):
-            write_index(file, outcome.header, outcome.arrays, outcome.keys)
-        else:
-            file.unlink(missing_ok=True)
-    except OSError as failure:
-        raise ValueError(f"{file} cannot be written ({failure}): name another folder with --into") from failure
+    if isinstance(outcome, Scan):
+        _write(outcome, job.file(path))
+    else:
+        job.file(path).unlink(missing_ok=True)
     return report
+
+
+def _write(found: Scan, file: Path) -> None:
+    try:
+        write_index(file, found.header, found.arrays, found.keys)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written ({error}): name another folder with --into") from error
 
 
 def _empty(job: _Job, path: Path, why: str) -> Scan | str:

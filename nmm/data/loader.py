@@ -6,6 +6,7 @@ optimizer step; row r of a step goes to rank r mod world. Workers are handed ste
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,17 +91,11 @@ class TrainLoader:
         return self._watched(iter(loader))
 
     def _watched(self, batches: Iterator[Batch | ShardError]) -> Iterator[Batch | ShardError]:
-        """The same batches; torch's errors about workers that died or hang become ours."""
-        try:
-            yield from batches
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
-                raise
-            raise ShardError(
-                f"a data worker gave no batch ({error}). It was killed, for want of memory perhaps, or a read has hung "
-                f"for {self.timeout:.0f} s. Run again: the run goes on where it was; trainer.num_workers=0 reads in "
-                "the training process itself"
-            ) from error
+        with worker_errors(self.timeout):
+            try:
+                yield from batches
+            except (ConnectionError, EOFError) as error:  # a worker died while it handed a batch over
+                raise _no_batch(error, self.timeout) from error
 
     def state_dict(self, cursor: int | None = None) -> dict[str, Any]:
         """The cursor (or a given one), its stream, and where its window starts, so that going on costs nothing."""
@@ -129,6 +124,29 @@ class TrainLoader:
             )
         self.cursor = int(state["cursor"])
         self.rows.table.anchor(*state["anchor"])
+
+
+@contextlib.contextmanager
+def worker_errors(timeout: float = WORKER_TIMEOUT_SECONDS) -> Iterator[None]:
+    """Torch's errors about data workers that died or hung become a ShardError that says what to do.
+
+    Torch raises the former from a signal handler, at whatever line the training process then is: what iterates a
+    TrainLoader with workers belongs inside as a whole.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise _no_batch(error, timeout) from error
+
+
+def _no_batch(error: Exception, timeout: float) -> ShardError:
+    return ShardError(
+        f"a data worker gave no batch ({str(error).strip()}). It was killed, for want of memory perhaps, or a read has "
+        f"hung for {timeout:.0f} s. Run again: the run goes on where it was; trainer.num_workers=0 reads in the "
+        "training process itself"
+    )
 
 
 def val_batches(

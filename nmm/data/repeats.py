@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nmm.data.index_file import read_index
-from nmm.data.indexed import in_split
+from nmm.data.index_records import in_split
 
 SHOWN = 3
 
@@ -64,4 +64,4 @@ def _name(files: Sequence[tuple[Path, Path]], ends: np.ndarray, sample: np.int64
     index = read_index(files[shard][1])
     usable = np.flatnonzero(index.samples["reason"] == 0)
     place = int(usable[int(sample) - (int(ends[shard - 1]) if shard else 0)])
-    return f"{files[shard][0]}: {index.key(place)}"
+    return f"{files[shard][0]}: {index.key(place)!r}"

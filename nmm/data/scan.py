@@ -20,7 +20,7 @@ from nmm.data.index_file import IMAGE_SEGMENT, KINDS, MEMBER, SAMPLE_ROW, conten
 from nmm.data.reasons import REASONS, BadSample
 from nmm.data.tar import Member, stream_samples, walk_tar
 from nmm.data.tokenizer import ByteTokenizer, TextTokenizer
-from nmm.data.unpack import lines, unpack
+from nmm.data.unpack import MAX_UNPACKED, lines, unpack
 
 MAX_NAMES = MAX_IMAGES = (1 << 16) - 1
 MAX_TEXT = (1 << 31) - 1
@@ -62,7 +62,7 @@ def scan_shard(shard: Path, rules: Rules) -> Scan:
         table = _Table(rules)
         if form := line_format(shard.name):
             member = Member(shard.name, 0, len(data))
-            table.add_lines(shard, member, form, data[:])
+            table.add_lines(shard, member, form, data)
         else:
             for key, members in stream_samples(walk_tar(data, str(shard)), str(shard)):
                 _add_sample(table, shard, data, key, members)
@@ -154,10 +154,12 @@ class _Table:
         self.keys.append(key)
         self.rows.append((digest, reason, kind, images, text_bytes, text_tokens, segments, count, first, used))
 
-    def add_lines(self, shard: Path, member: Member, form: str, data: bytes) -> None:
+    def add_lines(self, shard: Path, member: Member, form: str, data: ForwardFile) -> None:
         """The samples of a jsonl member, a line each: a unit of their own."""
         try:
-            unpacked = unpack(data, form)
+            if member.size > MAX_UNPACKED:
+                raise ValueError(f"it has {member.size:,} bytes, at most {MAX_UNPACKED:,} are read: split it")
+            unpacked = unpack(data[member.offset : member.offset + member.size], form)
         except ValueError as error:
             raise ValueError(f"shard {shard}, member {member.name!r}: {error}") from error
         self.units.append(0)
@@ -238,8 +240,7 @@ def _add_sample(table: _Table, shard: Path, data: ForwardFile, key: str, members
         raise ValueError(f"shard {shard}, sample {key!r}: {error}") from error
     if line_format(used[0]):
         for name in used:
-            packed = data[members[name].offset : members[name].offset + members[name].size]
-            table.add_lines(shard, members[name], line_format(name), packed)
+            table.add_lines(shard, members[name], line_format(name), data)
         return
     if table.within_lines:
         table.units.append(0)

@@ -14,7 +14,8 @@ import numpy as np
 from nmm.data.corpus import Corpus
 from nmm.data.duplicates import duplicates
 from nmm.data.index_file import read_index
-from nmm.data.indexed import IndexedSources, in_split
+from nmm.data.index_records import in_split
+from nmm.data.indexed import IndexedSources
 from nmm.data.manifest import Shards
 from nmm.data.mixture import shares
 from nmm.data.source import RowSource

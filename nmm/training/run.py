@@ -21,7 +21,7 @@ from nmm.batch import Batch
 from nmm.config import RunConfig, canonical_json, identity, to_dict
 from nmm.config import run_id as make_run_id
 from nmm.data.indexed import IndexedSources
-from nmm.data.loader import TrainLoader, val_batches
+from nmm.data.loader import TrainLoader, val_batches, worker_errors
 from nmm.data.manifest import Shards
 from nmm.data.opening import open_data, row_source
 from nmm.data.source import RowSource
@@ -172,7 +172,8 @@ def _train(
             lambda: _planned_samples(config, rows),
         )
         trainer = make_trainer(config, remaining, boundary)
-        trainer.fit(module, train_dataloaders=loader)
+        with worker_errors(loader.timeout):
+            trainer.fit(module, train_dataloaders=loader)
     if module.step != config.total_steps:
         raise RecordError(
             f"training ended at step {module.step} of {config.total_steps} without saying why; this is a bug in nmm, "

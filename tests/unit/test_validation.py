@@ -139,6 +139,7 @@ def test_impossible_configs_name_the_field(config: RunConfig, name: str, value: 
 
 
 AWARE = {"num_experts": 4, "routing": "aware"}
+SOURCES = {"sources": {"a": "tars"}, "tokenizer": "bytes", "val_fraction": 0.01, "mixture": {"a": 1.0}}
 LATE = {"fusion": "late", "pairing": "none", "vision_model": "vit_tiny_patch16_224"}
 
 
@@ -173,6 +174,17 @@ LATE = {"fusion": "late", "pairing": "none", "vision_model": "vit_tiny_patch16_2
         ({"start": {"kind": "run"}}, "start.kind='run' with start.path='': hf and run need a directory"),
         ({"start": {"path": "runs/x"}}, "scratch has none"),
         ({"start": {"embeddings": "fresh"}}, "start.embeddings=fresh: from scratch all weights are fresh"),
+        ({"data": {"val_fraction": 1.0}}, r"data.val_fraction=1.0 must lie in \[0, 1\)"),
+        ({"data": {"max_skipped": -0.1}}, r"data.max_skipped=-0.1 must lie in \[0, 1\)"),
+        ({"data": {"flip": 1.5}}, r"data.flip=1.5 must lie in \[0, 1\]"),
+        ({"data": {"crop_scale": 0.0}}, r"data.crop_scale=0.0 must lie in \(0, 1\]"),
+        ({"data": {"crop_scale": 0.4}}, "data.crop_scale=0.4, .*: rendered shards are .* seen as they are"),
+        ({"data": {"weights": "samples"}}, "data.weights=samples, .*: rendered shards are mixed by tokens"),
+        ({"data": {**SOURCES, "tokenizer": ""}}, "data.tokenizer is empty; data.sources need one: bytes"),
+        ({"data": {**SOURCES, "val_fraction": 0.0}}, "data.val_fraction=0.0 holds nothing out"),
+        ({"data": {**SOURCES, "mixture": {"b": 1.0}}}, r"draws from b, but data.sources names a; add \+data.sources.b"),
+        ({"data": SOURCES, "start": {"kind": "hf", "path": "llama"}}, "set start.embeddings=fresh"),
+        ({"data": SOURCES, "stage": {"name": "sft"}, "start": {"kind": "run", "path": "x"}}, "needs the questions of"),
         ({"stage": {"name": "sft"}}, "stage=sft tunes a pretrained model: add start=run start.path=RUN_DIRECTORY"),
     ],
     ids=str,
@@ -193,6 +205,8 @@ def test_impossible_combinations(groups: dict[str, Any], message: str) -> None:
         {"arch": {**LATE, "vision_frozen": True}, "start": {"kind": "run", "path": "runs/x"}},
         {"stage": {"name": "sft"}, "start": {"kind": "hf", "path": "llama", "embeddings": "fresh"}},
         {"size": {"num_heads": 3, "head_dim": 8}},
+        {"data": {**SOURCES, "crop_scale": 0.4, "flip": 0.5, "weights": "samples"}},
+        {"data": SOURCES, "start": {"kind": "hf", "path": "llama", "embeddings": "fresh"}},
         {"trainer": {"devices": 2, "num_nodes": 2}},
     ],
     ids=str,

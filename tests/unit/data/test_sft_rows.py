@@ -129,7 +129,14 @@ def test_every_document_with_an_answer_comes_once_an_epoch(
     delivered = source.counts(source.rows_available() - 1)
     assert 0 < with_answer["caption"] - delivered["caption"]["samples"] < 10
     ids = {sample_id(sample_key(name, "train", d.index)) for name in MIXTURE for d in documents[name] if "A" in d.words}
-    assert set(source.documents["id"].tolist()) == ids
+    assert (
+        set(
+            np.concatenate(
+                [corpus.records(np.arange(corpus.units.sum()))["id"] for corpus in source.corpora.values()]
+            ).tolist()
+        )
+        == ids
+    )
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from nmm.data.counter_rng import TO_UNIT
 from nmm.data.index_file import IMAGE_SEGMENT, MEMBER, SAMPLE_ROW, index_path, read_index, text_digest, write_index
-from nmm.data.indexed import IndexedSources, in_split
+from nmm.data.index_records import in_split
+from nmm.data.indexed import IndexedSources
 from nmm.data.manifest import Shards
 from nmm.data.opening import open_data, row_source
 from nmm.data.reasons import REASONS

@@ -1,0 +1,339 @@
+"""Rows of indexed sources against the documents that were written, and what rows say about themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from known_documents import PATCH, SIDE, VAL, Known, M, captions, index, interleaved, opened, pixels, texts, write_lines
+from known_documents import write_documents as write
+
+from nmm.batch import ARRAYS, IMAGE_ID, Batch
+from nmm.data.images import patchify
+from nmm.data.index_file import read_index, text_digest
+from nmm.data.source import RowSource
+
+MIXTURE = {"caption": 45, "interleaved": 45, "text": 10}
+WIDTH = 64
+Keyed = dict[tuple[str, str], Known]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Keyed]:
+    """Three sources, one of them tiny, and every document by source and key."""
+    folder, known = tmp_path_factory.mktemp("rows"), {}
+    for shard in range(3):
+        for name, documents in (
+            ("caption", captions("c", 100 * shard, 50)),
+            ("interleaved", interleaved("d", 1000 + 100 * shard, 70)),
+        ):
+            write(folder / name / f"{shard:05d}.tar", documents)
+            known |= {(name, document.key): document for document in documents}
+    lines = write_lines(folder / "text" / "00000.tar", texts("t", 0, 90), 13)
+    tiny = texts("u", 5000, 9, longest=12)
+    write(folder / "tiny" / "00000.tar", tiny)
+    known |= {(name, document.key): document for name, held in (("text", lines), ("tiny", tiny)) for document in held}
+    index(folder)
+    return folder, known
+
+
+def rows_of(data: tuple[Path, Keyed], mixture: dict[str, float], width: int = WIDTH, seed: int = 0, **changes: Any):
+    options = {name: changes.pop(name) for name in ("split", "once_in_order", "weights") if name in changes}
+    sources = opened(data[0], {name: name for name in mixture}, **changes)
+    return RowSource(sources, mixture, width, PATCH, seed, **options)
+
+
+def keys_of(source: RowSource, row: int) -> list[tuple[str, str]]:
+    """(source, key) of a row's documents, by way of the index."""
+    found = []
+    for document in source.documents(row):
+        name = source.names[document["source"]]
+        shard = source.indexed[name].shards[document["shard"]]
+        found.append((name, read_index(shard.index).key(int(document["start"]))))
+    return found
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=getattr(one, name).dtype.kind == "f")
+        for name in ARRAYS
+    )
+
+
+@pytest.mark.parametrize("width", [12, WIDTH])
+def test_every_field_equals_the_documents(data: tuple[Path, Keyed], width: int) -> None:
+    source, count, image = rows_of(data, MIXTURE, width), 40, 0
+    batch = source.rows_at(0, count)
+    for row in range(count):
+        column, row_images, ids = 0, 0, []
+        for number, (name, key) in enumerate(keys_of(source, row)):
+            known = data[1][name, key]
+            tokens = known.tokens(width)
+            span = slice(column, column + len(tokens))
+            shard = source.indexed[name].shards[source.documents(row)["shard"][number]]
+            ids.append(text_digest(shard.header["sha256"], key).to_bytes(8, "little"))
+            following = [*tokens[1:], 0]
+            assert batch.tokens[row, span].tolist() == tokens
+            assert batch.targets[row, span].tolist() == following
+            assert batch.weights[row, span].tolist() == [float(n not in (0, IMAGE_ID)) for n in following]
+            assert batch.position[row, span].tolist() == list(range(len(tokens)))
+            assert set(batch.document[row, span].tolist()) == {number}
+            assert set(batch.source[row, span].tolist()) == {source.names.index(name)}
+            at = [column + place for place, token in enumerate(tokens) if token == IMAGE_ID]
+            for shown in known.images(width):
+                assert np.array_equal(batch.patches[image], patchify(pixels(shown), PATCH))
+                assert batch.patch_at[image].tolist() == [row * width + place for place in at[:M]]
+                assert batch.image[row, at[:M]].tolist() == [row_images] * M
+                image, row_images, at = image + 1, row_images + 1, at[M:]
+            column += len(tokens)
+        assert (batch.document[row, column:] == -1).all()
+        assert not batch.tokens[row, column:].any() and not batch.weights[row, column:].any()
+        digest = hashlib.blake2b(b"".join(ids), digest_size=8).digest()
+        assert batch.row_ids[row] == int.from_bytes(digest, "little", signed=True)
+    assert image == len(batch.patches) == len(batch.patch_at) > 10
+    assert ((batch.image >= 0) == (batch.tokens == IMAGE_ID)).all()
+    assert np.isnan(batch.logprobs).all()
+    assert not batch.classes.any() and batch.skipped == ()
+
+
+def test_rows_do_not_depend_on_how_they_are_asked_for(data: tuple[Path, Keyed]) -> None:
+    changes = {"crop_scale": 0.4, "flip": 0.5}
+    whole = rows_of(data, MIXTURE, **changes).rows_at(0, 620)
+    other = rows_of(data, MIXTURE, **changes)
+    assert other.table.locate(619)[0] >= 2, "the rows must cross windows"
+    for cursor, count, world in ((600, 7, 1), (250, 20, 2), (0, 3, 1), (500, 100, 4), (619, 1, 1)):
+        for rank in range(world):
+            part = other.rows_at(cursor, count, rank, world)
+            rows = np.arange(cursor + rank, cursor + count, world)
+            assert np.array_equal(part.row_ids, whole.row_ids[rows])
+            assert np.array_equal(part.tokens, whole.tokens[rows])
+            inside = np.isin(whole.patch_at[:, 0] // WIDTH, rows)
+            assert np.array_equal(part.patches, whole.patches[inside])
+            assert (part.tokens.reshape(-1)[part.patch_at] == IMAGE_ID).all()
+
+
+def test_every_sample_once_per_epoch(data: tuple[Path, Keyed]) -> None:
+    """Deliveries of a source are numbered without gaps, and every epoch of them holds each training key once."""
+    source = rows_of(data, {**MIXTURE, "tiny": 3})
+    delivered: dict[str, dict[int, str]] = {name: {} for name in source.names}
+    for row in range(source.table.locate(1500)[1]):
+        for document, (name, key) in zip(source.documents(row), keys_of(source, row), strict=True):
+            assert delivered[name].setdefault(int(document["ordinal"]), key) == key
+    for name, numbered in delivered.items():
+        assert sorted(numbered) == list(range(len(numbered)))
+        train = [key for held, key in data[1] if held == name and text_digest(key) / 2**64 >= VAL]
+        epochs = len(numbered) // len(train)
+        assert epochs >= 2
+        for epoch in range(epochs):
+            part = [numbered[n] for n in range(epoch * len(train), (epoch + 1) * len(train))]
+            assert Counter(part) == Counter(train)
+            assert epoch == 0 or part != [numbered[n] for n in range(len(train))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# counts
+
+
+def brute(source: RowSource, rows: int) -> dict[str, dict[str, int]]:
+    """``counts`` of 0..``rows`` rows, by looking at every document; one dict for each."""
+    found = []
+    sums = {name: Counter[str]() for name in source.streams}
+    seen: dict[str, dict[int, int]] = {name: {} for name in source.streams}
+    for row in range(rows + 1):
+        found.append(
+            {
+                name: {
+                    **{k: int(v[k]) for k in ("tokens", "image_tokens", "text_tokens", "targets", "samples")},
+                    "truncated": v["truncated"],
+                    "unique_samples": len(seen[name]),
+                    "unique_tokens": sum(seen[name].values()),
+                    "epochs": -(-v["samples"] // source.streams[name].samples),
+                }
+                for name, v in sums.items()
+            }
+        )
+        for document in source.documents(row):
+            name, length = source.names[document["source"]], int(document["length"])
+            image = int(document["images"]) * M
+            sums[name].update(tokens=length, image_tokens=image, text_tokens=length - image, samples=1)
+            sums[name].update(targets=int(document["targets"]), truncated=int(document["truncated"]))
+            seen[name][int(document["id"])] = length
+    return found  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "width", "weights", "rows"),
+    [
+        (MIXTURE, WIDTH, "tokens", 300),
+        ({"interleaved": 1}, 12, "tokens", 1400),
+        ({"caption": 90, "tiny": 10}, WIDTH, "tokens", 300),
+        ({"caption": 1, "tiny": 1, "text": 3}, WIDTH, "samples", 400),
+        ({"tiny": 1}, 16, "tokens", 40),
+        ({"caption": 1, "text": 0.002}, WIDTH, "tokens", 3000),
+    ],
+)
+def test_counts_equal_brute_force_at_every_row(
+    data: tuple[Path, Keyed], mixture: dict[str, float], width: int, weights: str, rows: int
+) -> None:
+    """Across windows and ends of epochs; ``tiny`` comes many times inside one window, 0.002 hardly ever."""
+    source = rows_of(data, mixture, width, weights=weights)
+    expected = brute(source, rows)
+    every = range(rows + 1) if rows <= 400 else [*range(0, rows + 1, 17), rows]
+    for row in every:
+        assert source.counts(row) == expected[row], row
+    filled = sum(count["tokens"] for count in expected[rows].values())
+    assert source.efficiency(rows) == filled / (rows * width)
+
+
+def test_counts_equal_what_batches_hold(data: tuple[Path, Keyed]) -> None:
+    source = rows_of(data, MIXTURE, 24)
+    batch, counts = source.rows_at(0, 333), source.counts(333)
+    for name, count in counts.items():
+        own = batch.source == source.names.index(name)
+        assert count["tokens"] == own.sum()
+        assert count["image_tokens"] == (own & (batch.tokens == IMAGE_ID)).sum()
+        assert count["targets"] == batch.weights[own].sum()
+        assert count["samples"] == (own & (batch.position == 0)).sum()
+
+
+def test_counts_do_not_depend_on_what_was_asked_before(data: tuple[Path, Keyed]) -> None:
+    fresh = {row: rows_of(data, MIXTURE).counts(row) for row in (0, 700, 1300)}
+    source = rows_of(data, MIXTURE)
+    source.rows_at(300, 4)
+    assert {row: source.counts(row) for row in (1300, 0, 700)} == {row: fresh[row] for row in (1300, 0, 700)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# mixture
+
+
+def test_weights_of_tokens_are_realised(data: tuple[Path, Keyed]) -> None:
+    """At the end of every window each source has its share to within its longest document."""
+    share = {"caption": 0.45, "interleaved": 0.45, "text": 0.10}
+    source = rows_of(data, share)
+    for window in range(1, 6):
+        first = next(row for row in range(3000) if source.table.locate(row)[0] == window)
+        for name, count in source.counts(first).items():
+            assert 0 <= count["tokens"] - window * 256 * WIDTH * share[name] <= WIDTH + 1
+
+
+def test_weights_of_samples_are_realised(data: tuple[Path, Keyed]) -> None:
+    """At the end of every window each source has its share of the documents to within one."""
+    source = rows_of(data, {"caption": 1, "text": 3}, weights="samples")
+    for window in range(1, 6):
+        first = next(row for row in range(3000) if source.table.locate(row)[0] == window)
+        counts = source.counts(first)
+        assert abs(counts["text"]["samples"] - 3 * counts["caption"]["samples"]) <= 4
+        tokens = sum(count["tokens"] for count in counts.values())
+        assert tokens == pytest.approx(window * 256 * WIDTH, rel=0.05), "a window is about 256 rows all the same"
+    by_tokens = rows_of(data, {"caption": 1, "text": 3})
+    assert source.stream != by_tokens.stream, "a saved position of one is refused by the other"
+    assert not np.array_equal(source.row_ids(0, 8), by_tokens.row_ids(0, 8))
+
+
+def test_sources_have_their_own_names_and_any_number(data: tuple[Path, Keyed]) -> None:
+    """Names are the run's; the same folder may be two sources, whose orders differ."""
+    sources = opened(data[0], {"zebra": "caption", "ant": "caption", "text": "text"})
+    source = RowSource(sources, {"zebra": 1, "ant": 1, "text": 0}, WIDTH, PATCH, 0)
+    assert source.names == ("ant", "text", "zebra")
+    assert set(source.counts(50)) == {"ant", "zebra"}
+    batch = source.rows_at(0, 50)
+    assert set(batch.source.reshape(-1).tolist()) == {-1, 0, 2}
+    orders = {
+        name: source.corpora[name].records(source.streams[name].documents(0, 60))["id"].tolist()
+        for name in ("ant", "zebra")
+    }
+    assert orders["ant"] != orders["zebra"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# crops
+
+
+def patches_of(source: RowSource, rows: int) -> dict[tuple[str, int, int], bytes]:
+    """Pixels by (source, ordinal, image number)."""
+    batch, found, image = source.rows_at(0, rows), {}, 0
+    for row in range(rows):
+        for document in source.documents(row):
+            for number in range(int(document["images"])):
+                place = (source.names[document["source"]], int(document["ordinal"]), number)
+                found[place], image = batch.patches[image].tobytes(), image + 1
+    assert image == len(batch.patches)
+    return found
+
+
+def test_crops_are_functions_of_seed_ordinal_and_image(data: tuple[Path, Keyed]) -> None:
+    """Another mixture packs other rows, other ordinals come with other crops; the crop of one delivery stays."""
+    augmented = {"crop_scale": 0.4, "flip": 0.5}
+    pair = {"caption": 1.0, "interleaved": 1.0}
+    base = patches_of(rows_of(data, pair, **augmented), 200)
+    other = patches_of(rows_of(data, {"caption": 1.0, "interleaved": 2.0}, **augmented), 200)
+    shared = base.keys() & other.keys()
+    assert len(shared) > 100
+    assert all(base[place] == other[place] for place in shared)
+    plain = patches_of(rows_of(data, pair), 200)
+    assert base.keys() == plain.keys()
+    assert np.mean([base[place] == plain[place] for place in base]) < 0.02
+    assert patches_of(rows_of(data, pair, seed=1, **augmented), 200) != base
+
+
+def test_crops_differ_between_epochs_and_between_images(data: tuple[Path, Keyed]) -> None:
+    source = rows_of(data, {"caption": 1.0}, crop_scale=0.4, flip=0.5)
+    samples = source.streams["caption"].samples
+    crops = patches_of(source, 400)
+    records = source.corpora["caption"].records(source.streams["caption"].documents(0, 3 * samples))["id"].tolist()
+    by_sample: dict[int, list[bytes]] = {}
+    for ordinal, sample in enumerate(records):
+        by_sample.setdefault(sample, []).append(crops["caption", ordinal, 0])
+    assert all(len(set(seen)) == 3 for seen in by_sample.values())
+
+
+def test_flips_alone_only_mirror(data: tuple[Path, Keyed]) -> None:
+    def upright(patches: bytes) -> np.ndarray:
+        grid = np.frombuffer(patches, np.uint8).reshape(2, 2, 3, PATCH, PATCH)
+        return grid.transpose(0, 3, 1, 4, 2).reshape(SIDE, SIDE, 3)
+
+    plain = patches_of(rows_of(data, {"caption": 1.0}), 100)
+    flipped = patches_of(rows_of(data, {"caption": 1.0}, flip=0.5), 100)
+    mirrored = {place: np.array_equal(upright(flipped[place]), upright(plain[place])[:, ::-1]) for place in plain}
+    assert all(mirrored[place] or flipped[place] == plain[place] for place in plain)
+    assert 0.35 < np.mean(list(mirrored.values())) < 0.65
+
+
+@pytest.mark.parametrize("options", [{"split": "val"}, {"once_in_order": True}])
+def test_evaluation_never_crops(data: tuple[Path, Keyed], options: dict[str, Any]) -> None:
+    plain = patches_of(rows_of(data, {"caption": 1.0}, **options), 6)
+    assert patches_of(rows_of(data, {"caption": 1.0}, crop_scale=0.4, flip=1.0, **options), 6) == plain
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# held out
+
+
+def test_train_and_held_out_share_no_key(data: tuple[Path, Keyed]) -> None:
+    train, val = rows_of(data, MIXTURE), rows_of(data, MIXTURE, split="val", once_in_order=True)
+    trained = {key for row in range(600) for key in keys_of(train, row)}
+    held = Counter(key for row in range(val.rows_available()) for key in keys_of(val, row))
+    assert trained | held.keys() == {key for key in data[1] if key[0] != "tiny"}
+    assert not trained & held.keys()
+    assert set(held.values()) == {1}
+    with pytest.raises(IndexError, match=r"there are \d+ rows"):
+        val.rows_at(0, val.rows_available() + 1)
+
+
+def test_settings_that_change_rows_change_the_stream(data: tuple[Path, Keyed]) -> None:
+    base = rows_of(data, MIXTURE)
+    assert rows_of(data, {name: 7 * weight for name, weight in MIXTURE.items()}).stream == base.stream
+    for changes in ({"crop_scale": 0.5}, {"flip": 0.1}, {"val_fraction": 0.3}, {"image_size": 32}, {"seed": 1}):
+        other = rows_of(data, MIXTURE, **changes)
+        assert other.stream != base.stream
+        assert same(other.rows_at(0, 4), other.rows_at(0, 4))
+        assert not same(other.rows_at(0, 12), base.rows_at(0, 12))
+    with pytest.raises(ValueError, match="splits train and val, not 'test'"):
+        rows_of(data, MIXTURE, split="test")
+    with pytest.raises(ValueError, match=r"mixture names source 'video'; allowed: \['caption'\]"):
+        RowSource(opened(data[0], {"caption": "caption"}), {"video": 1}, WIDTH, PATCH, 0)
