@@ -65,7 +65,8 @@ def _appended(
     samples: Iterable[tuple[torch.Tensor, list[int]]], shape: Shape
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """A document goes into the row at hand, or begins the next one."""
-    tokens, images, row, column = torch.zeros(shape.rows, shape.context, dtype=torch.int64), [], 0, 0
+    images: list[torch.Tensor] = []
+    tokens, row, column = torch.zeros(shape.rows, shape.context, dtype=torch.int64), 0, 0
     for image, words in samples:
         document = ([IMAGE_ID] * shape.patches + words)[: shape.context]
         if column + len(document) > shape.context:

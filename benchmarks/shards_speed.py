@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000, help="captions read by throughput (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes of each side (%(default)s)")
     parser.add_argument("--augment", action="store_true", help="random crops and mirroring on both sides")
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of a round (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each side or place (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a round (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of each side or place (%(default)s)")
     parser.add_argument("--first-batch", help=argparse.SUPPRESS)  # how resume runs this file in a new process
     options = parser.parse_args()
     if options.first_batch:
@@ -101,15 +101,19 @@ def throughput(folder: Path, options: argparse.Namespace) -> None:
     augmentation = AUGMENTED if options.augment else {}
     rows = opened(folder, {"caption": 1.0}, **augmentation)
     print(f"throughput: {options.samples:,} captions, JPEG of {options.side} px, {size:.0f} MB in {len(tars)} tars")
-    ours, theirs = [], []
-    for _ in range(options.rounds):
-        ours.append(speed(our_batches(rows, options.workers), options.seconds))
-        theirs.append(speed(their_batches(tars, options.workers, augmentation), options.seconds))
-    for name, rounds in (("ours", ours), ("plain webdataset", theirs)):
-        print(f"  {name:17}{_spread('tokens/s', [each.tokens for each in rounds])}", end="")
-        print(f"  {_spread('samples/s', [each.samples for each in rounds])}", end="")
-        print(f"  {_spread('tokens/CPU s', [each.cpu_tokens for each in rounds])}")
-    pairs = list(zip(ours, theirs, strict=True))
+    sides: dict[str, Callable[[], Iterator[tuple[int, int]]]] = {
+        "ours": lambda: our_batches(rows, options.workers),
+        "plain webdataset": lambda: their_batches(tars, options.workers, augmentation),
+    }
+    rounds: dict[str, list[Speed]] = {name: [] for name in sides}
+    for number in range(options.rounds):
+        for name in list(sides)[:: -1 if number % 2 else 1]:  # a slow minute shall not hit the same side first
+            rounds[name].append(speed(sides[name](), options.seconds))
+    for name, speeds in rounds.items():
+        print(f"  {name:17}{_spread('tokens/s', [each.tokens for each in speeds])}", end="")
+        print(f"  {_spread('samples/s', [each.samples for each in speeds])}", end="")
+        print(f"  {_spread('tokens/CPU s', [each.cpu_tokens for each in speeds])}")
+    pairs = list(zip(*rounds.values(), strict=True))
     _print_ratio("wall clock", [a.tokens / b.tokens for a, b in pairs])
     _print_ratio("CPU time", [a.cpu_tokens / b.cpu_tokens for a, b in pairs])
 

@@ -20,7 +20,8 @@ from nmm.data.index_file import ShardIndex, index_path, read_index
 from nmm.data.indexing import Summary, index_shards
 from nmm.data.tokenizer import open_tokenizer
 
-WORDS = "a red fox jumps over the lazy dog while seven quiet birds watch from old trees near water".split()
+TEXT = "a red fox jumps over the lazy dog while seven quiet birds watch from old trees near water"
+WORDS = TEXT.split()
 SHARES = {"caption": 0.45, "interleaved": 0.45, "text": 0.1}
 Members = list[tuple[str, bytes]]
 

@@ -190,7 +190,8 @@ def content_digest(parts: list[bytes]) -> int:
     """64-bit digest of the bytes a sample delivers: its members as they lie in the shard, lengths included."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
     return int.from_bytes(digest.digest()[:8], "little")
 
 

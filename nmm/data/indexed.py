@@ -176,8 +176,8 @@ class IndexedCorpus:
         self._ends = np.cumsum([int(units.sum()) for units, _ in tables])
         if not self._ends[-1]:
             raise ValueError(
-                f"data.sources.{name} has no {split} sample: data.val_fraction={shards.val_fraction} of its samples "
-                "are held out by their keys; change it, or index more shards"
+                f"data.sources.{name} has no {split} sample: `nmm index` left {self._left_out().total()} out, of the rest "
+                f"data.val_fraction={shards.val_fraction} are held out by their keys; change it, or index more shards"
             )
         if width <= self.m and any(totals[:, TOTALS.index("images")].any() for _, totals in self._tables(NO_LIMIT)):
             raise ValueError(
@@ -204,12 +204,20 @@ class IndexedCorpus:
 
     def holdings(self) -> dict[str, Any]:
         """See Corpus; ``left_out`` counts both splits."""
+        refused = sum(bool(shard.header["refused"]) for shard in self.shards)
+        samples = int(self.units.sum())
+        return {
+            "shards": len(self.shards),
+            "refused_shards": refused,
+            "samples": samples,
+            "left_out": dict(self._left_out()),
+        }
+
+    def _left_out(self) -> Counter[str]:
         left_out: Counter[str] = Counter()
         for shard in self.shards:
             left_out.update(shard.header["left_out"])
-        refused = sum(bool(shard.header["refused"]) for shard in self.shards)
-        samples = int(self.units.sum())
-        return {"shards": len(self.shards), "refused_shards": refused, "samples": samples, "left_out": dict(left_out)}
+        return left_out
 
     def read(self, document: np.void) -> Content | Skipped:
         """One document, or why it is not there. Raises ShardError when its shard is not as it was indexed."""

@@ -41,8 +41,9 @@ def installed() -> Path:
 def _install(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
     venv.create(folder, with_pip=True, symlinks=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1"]
-    done = subprocess.run([*pip, *REQUIREMENTS], env=_outside(), capture_output=True, text=True)
+    options = ("--quiet", "--disable-pip-version-check", "--retries=1")
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", *options, *REQUIREMENTS]
+    done = subprocess.run(pip, env=_outside(), capture_output=True, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()
         errors = [line for line in said if line.startswith("ERROR")] or said

@@ -252,7 +252,9 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data.sources.text: .*index does not exist; `nmm index .*/t --tokenizer byt"):
         opened(tmp_path, {"text": "t"})
     index(tmp_path)
-    with pytest.raises(ValueError, match="text has no val sample: data.val_fraction=0"):
+    with pytest.raises(
+        ValueError, match="text has no val sample: `nmm index` left 0 out, of the rest data.val_fraction=0"
+    ):
         IndexedCorpus(opened(tmp_path, {"text": "t"}, val_fraction=0.0), "text", "val", 64, PATCH, None)
     with pytest.raises(ValueError, match="patch_size=5 does not divide"):
         IndexedCorpus(opened(tmp_path, {"text": "t"}), "text", "train", 64, 5, None)

@@ -75,9 +75,9 @@ def test_a_worker_that_hangs(config: RunConfig, monkeypatch: pytest.MonkeyPatch)
 def test_a_worker_that_is_killed(config: RunConfig, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
     broken = loader(config, workers)
-    with pytest.raises(ShardError, match=r"gave no batch .*It was killed, for want of memory perhaps"):
-        with worker_errors():
-            delivered(broken)
+    killed = pytest.raises(ShardError, match=r"gave no batch .*It was killed, for want of memory perhaps")
+    with killed, worker_errors():
+        delivered(broken)
     assert broken.cursor <= 3 * 4
 
 
