@@ -129,6 +129,18 @@ def flipped_in_a_body(rng: random.Random, shard: Original, data: bytes) -> bytes
     return bytes(changed)
 
 
+def flipped_in_a_header(rng: random.Random, shard: Original, data: bytes) -> bytes:
+    """Of a member: in the name, the size or the checksum, mostly. Its checksum must give it away."""
+    start = _span(rng, shard, data)[0]
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2))):
+        first, last = rng.choice(((0, 10), (0, 100), (124, 136), (148, 157), (0, BLOCK)))
+        place = start + rng.randrange(first, last)
+        if place < len(data):
+            changed[place] ^= rng.randrange(1, 256)
+    return bytes(changed)
+
+
 def zeroed_range(rng: random.Random, shard: Original, data: bytes) -> bytes:
     start = rng.randrange(len(data) + 1)
     size = min(rng.choice((1, 16, 200, BLOCK, 4096)), len(data) - start)
@@ -217,6 +229,7 @@ def retyped_member(rng: random.Random, shard: Original, data: bytes) -> bytes:
 BEFORE = (
     flipped_bytes,
     flipped_in_a_body,
+    flipped_in_a_header,
     zeroed_range,
     zeroed_blocks,
     swapped_blocks,

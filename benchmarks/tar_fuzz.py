@@ -223,15 +223,15 @@ def _after(case: Case, shard: Path, rng: random.Random) -> Counter[str]:
     """Raises Wrong, or whatever escapes."""
     shard.write_bytes(case.original.data)
     index_shards([shard], "bytes", workers=1, progress=False)
-    opened = _opened(shard)
-    right = _contents(IndexedCorpus(opened, SOURCE, "train", CONTEXT, PATCH, None))
+    opened = _opened(shard)  # as a run that has begun, and read nothing yet
+    right = _contents(IndexedCorpus(_opened(shard), SOURCE, "train", CONTEXT, PATCH, None))
     data = case.data(rng)
     shard.write_bytes(data)
     if data == case.original.data:
         return Counter(unchanged=1)
     if len(data) != len(case.original.data):
         _check_refused_at_start(shard)
-    found = _contents(IndexedCorpus(opened, SOURCE, "train", CONTEXT, PATCH, None))  # as a run that has begun
+    found = _contents(IndexedCorpus(opened, SOURCE, "train", CONTEXT, PATCH, None))
     counts: Counter[str] = Counter()
     for place, (now, then) in enumerate(zip(found, right, strict=True)):
         if isinstance(now, str):

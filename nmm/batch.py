@@ -22,6 +22,7 @@ class Skipped(NamedTuple):
     text_tokens: int
     image_tokens: int
     targets: int
+    samples: int = 1  # 0 for a later piece of a document that was cut
 
 
 @dataclass(frozen=True)

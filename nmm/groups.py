@@ -107,6 +107,7 @@ class Data:
     pixel_std: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
     context_length: int = 128
     mixture: dict[str, float] = field(default_factory=lambda: {"caption": 0.45, "interleaved": 0.45, "text": 0.10})
+    cut_text: bool = False  # training texts without images may be cut to fill rows; the rest follows in another row
     weights: str = "tokens"  # tokens | samples: what the shares of the mixture are shares of
     image_share: float = 0.40  # of the positions are patches: what pairing and budgets in FLOPs expect of the mixture
     target_share: float = 0.58  # of the positions are scored, their next token being text

@@ -258,10 +258,11 @@ def validate_data(config: RunConfig) -> None:
         raise ConfigError(f"data.crop_scale={data.crop_scale} must lie in (0, 1], 1 for centre crops")
     if data.sources:
         _validate_sources(config)
-    elif data.weights != "tokens" or data.crop_scale < 1 or data.flip:
+    elif data.weights != "tokens" or data.crop_scale < 1 or data.flip or data.cut_text:
         raise ConfigError(
-            f"data.weights={data.weights}, data.crop_scale={data.crop_scale}, data.flip={data.flip}: rendered shards "
-            "are mixed by tokens and seen as they are; these are for indexed tars (data.sources)"
+            f"data.weights={data.weights}, data.crop_scale={data.crop_scale}, data.flip={data.flip}, "
+            f"data.cut_text={data.cut_text}: rendered shards are mixed by tokens, whole and seen as they are; these "
+            "are for indexed tars (data.sources)"
         )
     for name in ("image_share", "target_share"):
         value = getattr(config.data, name)

@@ -30,6 +30,7 @@ def shard_records(index: ShardIndex, split: str, val_fraction: float, width: int
     documents["id"], documents["start"] = index.samples["id"][place], place
     for name in TOTALS:
         documents[name] = measures[name]
+    documents["whole"] = documents["length"]
     return documents
 
 

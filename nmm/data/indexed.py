@@ -11,7 +11,7 @@ import glob
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from nmm.data.window import DOCUMENT
 from nmm.groups import Data
 
 SHARD_SUFFIXES = (".tar", ".jsonl", ".jsonl.gz", ".jsonl.zst")
-KEPT_RECORDS = 400_000
+KEPT_RECORDS = 100_000  # of shards; what a window needs again, its stream keeps
 NO_LIMIT = 1 << 40  # of the length of a document
 
 
@@ -56,6 +56,7 @@ class IndexedSources:
     val_fraction: float
     crop_scale: float
     flip: float
+    reader: ShardReader = field(default_factory=ShardReader, compare=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -176,8 +177,8 @@ class IndexedCorpus:
         self._ends = np.cumsum([int(units.sum()) for units, _ in tables])
         if not self._ends[-1]:
             raise ValueError(
-                f"data.sources.{name} has no {split} sample: `nmm index` left {self._left_out().total()} out, of the rest "
-                f"data.val_fraction={shards.val_fraction} are held out by their keys; change it, or index more shards"
+                f"data.sources.{name} has no {split} sample: `nmm index` left {self._left_out().total()} out, of the "
+                f"rest data.val_fraction={shards.val_fraction} are held out by their keys; change it, or index more"
             )
         if width <= self.m and any(totals[:, TOTALS.index("images")].any() for _, totals in self._tables(NO_LIMIT)):
             raise ValueError(
@@ -185,7 +186,6 @@ class IndexedCorpus:
                 f"make it at least {self.m + 1}, or patch_size={patch_size} larger"
             )
         self._crops = CounterStream(seed, "crop", name) if seed is not None else None
-        self._reader = ShardReader()
         self._records: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def _tables(self, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -223,22 +223,23 @@ class IndexedCorpus:
         """One document, or why it is not there. Raises ShardError when its shard is not as it was indexed."""
         where = self.shards[document["shard"]]
         shard, place = self._opened_shard(int(document["shard"])), int(document["start"])
-        parts = self._reader.parts(shard, place)
+        parts = self.opened.reader.parts(shard, place)
         try:
             parsed = parse(parts, where.header["caption_field"])
             return self._content(parsed.segments, document)
         except BadSample as bad:
             images = int(document["images"]) * self.m
-            text = int(document["length"]) - images
+            later = bool(document["begin"])
+            text = int(document["length"]) - images - later
             name = f"{where.path}: {shard.index.key(place)}: {bad}"
-            return Skipped(self.name, bad.reason, name, text, images, int(document["targets"]))
+            return Skipped(self.name, bad.reason, name, text, images, int(document["targets"]), 1 - later)
 
     def _content(self, segments: Sequence[str | Picture], document: np.void) -> Content:
-        length, held = int(document["length"]), 0
+        whole, held = int(document["whole"]), 0
         tokens: list[int] = []
         pictures: list[np.ndarray] = []
         for segment in segments:
-            if held >= length:
+            if held >= whole:
                 break
             if isinstance(segment, str):
                 ids = self.opened.tokenizer.encode(segment)
@@ -251,15 +252,17 @@ class IndexedCorpus:
             held += len(ids)
         if not document["truncated"]:
             tokens.append(END_ID)
-        if len(tokens) < length or (not document["truncated"] and len(tokens) != length):
+        if len(tokens) < whole or (not document["truncated"] and len(tokens) != whole):
             raise ShardError(
                 f"shard {self.shards[document['shard']].path}: a document has {len(tokens)} tokens now and had "
-                f"{length} when it was indexed; the tokenizer's library reads it differently. Run `nmm index` again "
+                f"{whole} when it was indexed; the tokenizer's library reads it differently. Run `nmm index` again "
                 "(--force) and start a new run"
             )
         side = self.opened.image_size
         pixels = np.array(pictures, np.uint8).reshape(-1, side, side, 3)
-        return Content(np.array(tokens[:length], np.int64), patchify(pixels, self.patch_size))
+        first = max(0, int(document["begin"]) - 1)
+        own = tokens[first : min(whole, first + int(document["length"]))]
+        return Content(np.array(own, np.int64), patchify(pixels, self.patch_size))
 
     def _pixels(self, picture: Picture, document: np.void, number: int) -> np.ndarray:
         """(side, side, 3) uint8 of image ``number`` of a document, cropped by (seed, ordinal, number) and no state."""
@@ -284,12 +287,12 @@ class IndexedCorpus:
     def _opened_shard(self, number: int) -> OpenShard:
         """Raises ShardError when its index is not the one this corpus was made of."""
         where = self.shards[number]
-        shard = self._reader.shard(where.path, where.index)
+        shard = self.opened.reader.shard(where.path, where.index)
         check_version(shard.index, where.header["body_sha256"])
         return shard
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": ShardReader(), "_records": OrderedDict()}
+        return {**self.__dict__, "_records": OrderedDict()}
 
 
 def mixture_shares(opened: IndexedSources, data: Data) -> tuple[float, float]:

@@ -7,6 +7,7 @@ optimizer step; row r of a step goes to rank r mod world. Workers are handed ste
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +96,7 @@ class TrainLoader:
             try:
                 yield from batches
             except (ConnectionError, EOFError) as error:  # a worker died while it handed a batch over
+                time.sleep(1.0)  # torch's own word on it comes by a signal: here, not in the middle of something else
                 raise _no_batch(error, self.timeout) from error
 
     def state_dict(self, cursor: int | None = None) -> dict[str, Any]:

@@ -10,8 +10,9 @@ one block of about 16,000 samples at a time is put in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,14 @@ def shares(weights: Mapping[str, float], names: Sequence[str]) -> dict[str, floa
     return {source: weights[source] / total for source in names if weights.get(source, 0) > 0}
 
 
+class Block(NamedTuple):
+    """(b,) sample numbers in delivery order, their records, and (b + 1,) the tokens delivered before each of them."""
+
+    samples: np.ndarray
+    records: np.ndarray
+    before: np.ndarray
+
+
 class SourceStream:
     """The endless stream of one source: epoch after epoch, each a permutation of all its documents.
 
@@ -43,7 +52,8 @@ class SourceStream:
         name: The source.
         units: (U,) documents of every unit (see ``EpochOrder``).
         unit_tokens: (U,) positions they occupy.
-        lengths: Sample numbers (n,) -> positions each occupies (n,).
+        records: Sample numbers (n,) -> (n,) records, of which ``length`` is the positions each occupies. They are asked
+            for a block at a time, and kept while it is in use.
         seed: Decides the permutations.
         once_in_order: End after one epoch, delivered in sample order (evaluation).
     """
@@ -53,29 +63,32 @@ class SourceStream:
         name: str,
         units: Sequence[int] | np.ndarray,
         unit_tokens: Sequence[int] | np.ndarray,
-        lengths: Callable[[np.ndarray], np.ndarray],
+        records: Callable[[np.ndarray], np.ndarray],
         seed: int,
         once_in_order: bool = False,
     ) -> None:
         self.name, self.seed, self.once_in_order = name, seed, once_in_order
         self.units, self.unit_tokens = np.asarray(units, np.int64), np.asarray(unit_tokens, np.int64)
         self.samples, self.tokens = int(self.units.sum()), int(self.unit_tokens.sum())
-        self._lengths = lengths
+        self._records = records
         self._epochs: dict[int, tuple[EpochOrder, np.ndarray]] = {}
-        self._blocks: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._blocks: dict[tuple[int, int], Block] = {}
 
     def epoch(self, number: int) -> EpochOrder:
         """The order of one epoch."""
         return self._epoch(number)[0]
 
-    def block(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(b,) sample numbers of a block in delivery order, and (b + 1,) its tokens delivered before each of them."""
+    def block(self, epoch: int, number: int) -> Block:
+        """One block of an epoch."""
         key = (epoch, number)
         if key not in self._blocks:
             if len(self._blocks) >= KEPT_BLOCKS:
                 self._blocks.pop(next(iter(self._blocks)))
-            order = self.epoch(epoch).block(number)
-            self._blocks[key] = (order, np.concatenate([[0], np.cumsum(self._lengths(order), dtype=np.int64)]))
+            samples = self.epoch(epoch).block(number)
+            records = self._records(samples)
+            self._blocks[key] = Block(
+                samples, records, np.concatenate([[0], np.cumsum(records["length"], dtype=np.int64)])
+            )
         return self._blocks[key]
 
     def count_at(self, tokens: int) -> int:
@@ -86,20 +99,29 @@ class SourceStream:
         order, token_ends = self._epoch(epoch)
         number = int(np.searchsorted(token_ends, rest))
         before = int(token_ends[number - 1]) if number else 0
-        inside = int(np.searchsorted(self.block(epoch, number)[1], rest - before))
+        inside = int(np.searchsorted(self.block(epoch, number).before, rest - before))
         return epoch * self.samples + order.start(number) + inside
 
     def documents(self, first: int, last: int) -> np.ndarray:
         """(last - first,) sample numbers of documents first..last-1, counted through the epochs."""
-        parts = [np.zeros(0, np.int64)]
+        parts = [block.samples[inside] for block, inside in self._parts(first, last)]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def records(self, first: int, last: int) -> np.ndarray:
+        """(last - first,) their records."""
+        parts = [block.records[inside] for block, inside in self._parts(first, last)]
+        return np.concatenate(parts) if parts else self._records(np.zeros(0, np.int64))
+
+    def _parts(self, first: int, last: int) -> Iterator[tuple[Block, slice]]:
+        """The blocks that hold documents first..last-1, and where in them."""
         while first < last:
             epoch, start = divmod(first, self.samples)
             order = self.epoch(epoch)
             number = int(np.searchsorted(order.ends, start, side="right"))
-            offset = start - order.start(number)
-            parts.append(self.block(epoch, number)[0][offset : offset + last - first])
-            first += len(parts[-1])
-        return np.concatenate(parts)
+            block, offset = self.block(epoch, number), start - order.start(number)
+            inside = slice(offset, min(offset + last - first, len(block.samples)))
+            yield block, inside
+            first += inside.stop - inside.start
 
     def _epoch(self, number: int) -> tuple[EpochOrder, np.ndarray]:
         """Its order, and (blocks,) the tokens delivered by the end of each block."""

@@ -35,4 +35,5 @@ def row_source(
         once_in_order,
         stage,
         data.weights,
+        data.cut_text and not once_in_order,
     )

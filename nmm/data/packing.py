@@ -1,6 +1,6 @@
 """Whole documents into rows, window by window: spread, then filled, then shuffled.
 
-Shape legend: n documents of a window, R rows of a window, T positions a row.
+Shape legend: n documents of a window, p pieces of them (one, if it is not cut), R rows of a window, T positions a row.
 
 A window holds about ``WINDOW_ROWS`` rows' worth of tokens and is packed by itself, so its rows depend on its documents'
 lengths only. How many rows it needs is not known before packing; ``RowTable`` keeps the running count. Packing costs
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,20 +21,24 @@ from nmm.data.order import random_bits
 PACKING_VERSION = 1
 WINDOW_ROWS = 256
 SPREAD_SHARE = 0.5
+MIN_PIECE = 16  # positions: a text is not cut into less to fill a row
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a window's documents stand. All arrays are (n,) int64, sorted by row, then by place in the row.
+    """Where a window's documents stand. All arrays are (p,) int64, sorted by row, then by place in the row.
 
-    ``document`` indexes the window's documents as they were given to ``lay_out``; ``place`` is the document's number in
-    its row, ``column`` its first position there.
+    ``document`` indexes the window's documents as they were given to ``lay_out``; ``place`` is the piece's number in
+    its row, ``column`` its first position there, ``length`` the positions it has. It holds the document from position
+    ``begin`` on; where that is not 0 the position before stands in front of it once more, so that no target is lost.
     """
 
     document: np.ndarray
     row: np.ndarray
     place: np.ndarray
     column: np.ndarray
+    begin: np.ndarray
+    length: np.ndarray
     rows: int
 
     def only(self, rows: np.ndarray) -> tuple[Layout, np.ndarray]:
@@ -41,13 +46,15 @@ class Layout:
         number = np.full(self.rows, -1)
         number[rows] = np.arange(len(rows))
         kept = np.flatnonzero(number[self.row] >= 0)
-        row = number[self.row[kept]]
-        return Layout(self.document[kept], row, self.place[kept], self.column[kept], len(rows)), kept
+        return replace(self._taken(kept), row=number[self.row[kept]], rows=len(rows)), kept
 
     def without(self, dropped: np.ndarray) -> Layout:
-        """The same rows with holes where the (n,) bool ``dropped`` documents stood."""
-        keep = ~dropped
-        return Layout(self.document[keep], self.row[keep], self.place[keep], self.column[keep], self.rows)
+        """The same rows with holes where the (p,) bool ``dropped`` pieces stood."""
+        return self._taken(np.flatnonzero(~dropped))
+
+    def _taken(self, kept: np.ndarray) -> Layout:
+        names = ("document", "row", "place", "column", "begin", "length")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
 
 def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, int]:
@@ -87,17 +94,87 @@ def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, int]:
     return row_of, rows
 
 
-def lay_out(lengths: np.ndarray, width: int, seed: int, window: int) -> Layout:
-    """Pack a window's documents, then shuffle its rows and the documents in each row (packing orders by length)."""
-    row_of, rows = pack(lengths, width)
+class Pieces(NamedTuple):
+    """(p,) int64 each: which document, in which row, from which of its positions on, how many positions there."""
+
+    document: np.ndarray
+    row: np.ndarray
+    begin: np.ndarray
+    length: np.ndarray
+
+
+def place(lengths: np.ndarray, width: int, cuttable: np.ndarray | None = None) -> tuple[Pieces, int]:
+    """Rows for (n,) documents: the pieces in the order of their documents, and the number of rows.
+
+    Documents are packed whole, but for the (n,) bool ``cuttable`` ones: they fill what the others leave, longest first,
+    and are cut where a row ends. A later piece repeats the position before it.
+    """
+    if cuttable is None or not cuttable.any():
+        row, rows = pack(lengths, width)
+        return Pieces(np.arange(len(lengths)), row, np.zeros(len(lengths), np.int64), lengths.astype(np.int64)), rows
+    whole = np.flatnonzero(~cuttable)
+    row, rows = pack(lengths[whole], width)
+    used = np.bincount(row, lengths[whole], rows).astype(np.int64)
+    text = np.flatnonzero(cuttable)
+    text = text[np.argsort(-lengths[text], kind="stable")]
+    poured, rows = _pour(lengths[text].tolist(), (width - used).tolist(), width)
+    number, to, begin, length = np.array(poured, np.int64).reshape(-1, 4).T
+    document = np.concatenate([whole, text[number]])
+    order = np.argsort(document, kind="stable")
+    zeros = np.zeros(len(whole), np.int64)
+    parts = (document, np.concatenate([row, to]), np.concatenate([zeros, begin]))
+    return Pieces(*(part[order] for part in (*parts, np.concatenate([lengths[whole], length])))), rows
+
+
+def _pour(lengths: list[int], gaps: list[int], width: int) -> tuple[list[tuple[int, int, int, int]], int]:
+    """(document, row, begin, length) of texts that fill rows with ``gaps`` free positions; and the number of rows."""
+    by_room: list[list[int]] = [[] for _ in range(width + 1)]
+    rooms = 0
+    for row, room in enumerate(gaps):
+        if room:
+            by_room[room].append(row)
+            rooms |= 1 << room
+    pieces, rows = [], len(gaps)
+    for number, whole in enumerate(lengths):
+        begin = 0
+        while begin < whole:
+            again = min(begin, 1)
+            fitting = rooms >> (whole - begin + again)
+            largest = rooms.bit_length() - 1
+            if fitting:
+                room = whole - begin + again + (fitting & -fitting).bit_length() - 1
+            elif largest >= MIN_PIECE + again:
+                room = largest
+            else:
+                by_room[width].append(rows)
+                rooms |= 1 << width
+                rows, room = rows + 1, width
+            row = by_room[room].pop()
+            if not by_room[room]:
+                rooms ^= 1 << room
+            length = min(room, whole - begin + again)
+            pieces.append((number, row, begin, length))
+            begin += length - again
+            if room > length:
+                by_room[room - length].append(row)
+                rooms |= 1 << (room - length)
+    return pieces, rows
+
+
+def lay_out(lengths: np.ndarray, width: int, seed: int, window: int, cuttable: np.ndarray | None = None) -> Layout:
+    """Pack a window's documents, then shuffle its rows and the pieces in each row (packing orders by length)."""
+    pieces, rows = place(lengths, width, cuttable)
     new_number = np.empty(rows, np.int64)
     new_number[np.argsort(random_bits(rows, seed, "rows", str(window)), kind="stable")] = np.arange(rows)
-    row_of = new_number[row_of]
-    document = np.lexsort((random_bits(len(lengths), seed, "places", str(window)), row_of))
-    row = row_of[document]
+    row_of = new_number[pieces.row]
+    order = np.lexsort((random_bits(len(row_of), seed, "places", str(window)), row_of))
+    row, length = row_of[order], pieces.length[order]
     first = np.searchsorted(row, np.arange(rows))
-    before = np.concatenate([[0], np.cumsum(lengths[document], dtype=np.int64)])[:-1]
-    return Layout(document, row, np.arange(len(row)) - first[row], before - before[first][row], rows)
+    before = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])[:-1]
+    column = before - before[first][row]
+    return Layout(
+        pieces.document[order], row, np.arange(len(row)) - first[row], column, pieces.begin[order], length, rows
+    )
 
 
 class RowTable:

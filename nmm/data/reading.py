@@ -12,13 +12,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nmm.data.formats import line_format
 from nmm.data.index_file import ShardIndex, content_digest, read_index
 from nmm.data.unpack import unpack
 
 PAUSES = (0.1, 0.5, 2.0)  # seconds before a failed read is tried again
-OPEN_SHARDS = 64
+OPEN_SHARDS = 128  # with their indexes: two of the 1,024 files a process may often have open
 UNPACKED_BYTES = 512 << 20  # of compressed jsonl members kept by a process
 
 
@@ -57,13 +58,17 @@ class OpenShard:
 class ShardReader:
     """Reads samples of shards by (shard file, index file, place in the index); keeps a few files open.
 
-    ``sleep`` waits between tries. A copy in another process starts with nothing open.
+    All sources of a run share one, however many there are. ``sleep`` waits between tries. A copy in another process
+    starts with nothing open.
     """
 
     sleep: Callable[[float], None] = time.sleep
     _open: OrderedDict[Path, OpenShard] = field(default_factory=OrderedDict)
     _unpacked: OrderedDict[tuple[Path, int], bytes] = field(default_factory=OrderedDict)
     _process: int = field(default_factory=os.getpid)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardReader, (self.sleep,)
 
     def shard(self, path: Path, index: Path) -> OpenShard:
         """The opened shard. Raises ShardError when its index cannot be read."""

@@ -11,12 +11,13 @@ import numpy as np
 
 from nmm.batch import IMAGE_ID, Batch, Skipped
 from nmm.data.corpus import TOTALS, Corpus, DecodedCorpus
+from nmm.data.counting import source_counts
 from nmm.data.decoded import DecodedShard
 from nmm.data.indexed import IndexedCorpus, IndexedSources
 from nmm.data.manifest import Shards
 from nmm.data.mixture import SourceStream, draws, shares
 from nmm.data.order import ORDER_VERSION
-from nmm.data.packing import PACKING_VERSION, WINDOW_ROWS, Layout, RowTable, lay_out, pack
+from nmm.data.packing import PACKING_VERSION, WINDOW_ROWS, Layout, RowTable, lay_out, place
 from nmm.data.sft import tuning
 from nmm.data.window import DOCUMENT, POSITION, Window, decoded_window, join, row_fields, row_ids
 
@@ -37,6 +38,7 @@ class RowSource:
             all the same, and images are not cropped at random.
         stage: "pretrain", or "sft" for what ``nmm.data.sft`` keeps and learns.
         weights: The mixture's weights are of "tokens" or of "samples".
+        cut_text: Texts without images may be cut to fill rows.
 
     Raises ValueError for unknown sources or splits, a patch size that does not divide the image, a row that cannot hold
     an image and a word, and for shards that are damaged.
@@ -53,8 +55,9 @@ class RowSource:
         once_in_order: bool = False,
         stage: str = "pretrain",
         weights: str = "tokens",
+        cut_text: bool = False,
     ) -> None:
-        self.context_length, self.seed, self.names = context_length, seed, shards.names
+        self.context_length, self.seed, self.names, self.cut_text = context_length, seed, shards.names, cut_text
         self.tuning = tuning(shards.tokenizer) if stage == "sft" and isinstance(shards, Shards) else None
         self.patches_per_image = (shards.image_size // patch_size) ** 2
         self.patch_values = 3 * patch_size * patch_size
@@ -74,7 +77,7 @@ class RowSource:
         if self.tuning is not None:
             self.stream["stage"] = stage
         if isinstance(shards, IndexedSources):
-            self.stream |= {"weights": weights, **shards.stream}
+            self.stream |= {"weights": weights, "cut_text": cut_text, **shards.stream}
         self.decoded: list[DecodedShard] = []
         self.indexed: dict[str, IndexedCorpus] = {}
         self.corpora: dict[str, Corpus] = {}
@@ -102,11 +105,8 @@ class RowSource:
         self.corpora[name] = corpus
 
     def _stream(self, corpus: Corpus, once_in_order: bool) -> SourceStream:
-        def lengths(samples: np.ndarray) -> np.ndarray:
-            return np.asarray(corpus.records(samples)["length"])
-
         tokens = corpus.totals[:, TOTALS.index("length")]
-        return SourceStream(corpus.name, corpus.units, tokens, lengths, self.seed, once_in_order)
+        return SourceStream(corpus.name, corpus.units, tokens, corpus.records, self.seed, once_in_order)
 
     def rows_at(self, cursor: int, count: int, rank: int = 0, world: int = 1) -> Batch:
         """Rows cursor + rank, cursor + rank + world, ... below cursor + count, as a Batch of numpy arrays."""
@@ -148,56 +148,21 @@ class RowSource:
         rest = documents[layout.row >= rows - first]
         place = {name: number for number, name in enumerate(self.names)}
         return {
-            name: self._count(name, window, *(part[part["source"] == place[name]] for part in (inside, rest)))
+            name: source_counts(
+                self.draws[name],
+                self.corpora[name],
+                window,
+                self.patches_per_image,
+                *(part[part["source"] == place[name]] for part in (inside, rest)),
+            )
             for name in self.streams
         }
 
-    def _count(self, name: str, window: int, here: np.ndarray, rest: np.ndarray) -> dict[str, int]:
-        """Totals of one source: all windows before ``window``, and of that window the documents ``here``."""
-        stream, corpus = self.streams[name], self.corpora[name]
-        epochs, into = divmod(self.draws[name].before(window), stream.samples)
-        whole = corpus.totals.sum(axis=0)
-        begun = self._prefix(name, epochs, into)
-        sums = dict(zip(TOTALS, (epochs * whole + begun + _sums(here)).tolist(), strict=True))
-        samples = epochs * stream.samples + into + len(here)
-        unique, unique_tokens = stream.samples, stream.tokens
-        if not epochs:
-            unique, unique_tokens = self._unique(stream, into, int(begun[TOTALS.index("length")]), here, rest)
-        image_tokens = sums["images"] * self.patches_per_image
-        return {
-            "tokens": sums["length"],
-            "text_tokens": sums["length"] - image_tokens,
-            "image_tokens": image_tokens,
-            "targets": sums["targets"],
-            "samples": samples,
-            "unique_samples": unique,
-            "unique_tokens": unique_tokens,
-            "epochs": -(-samples // stream.samples),
-            "truncated": sums["truncated"],
-        }
-
-    def _prefix(self, name: str, epoch: int, samples: int) -> np.ndarray:
-        """(4,) sums of TOTALS over the first ``samples`` documents of an epoch."""
-        order, corpus = self.streams[name].epoch(epoch), self.corpora[name]
-        number = int(np.searchsorted(order.ends, samples, side="right"))
-        whole = order.units[: order.last_unit[number - 1]] if number else order.units[:0]
-        total = corpus.totals[whole].sum(axis=0)
-        if samples > order.start(number):
-            block = self.streams[name].block(epoch, number)[0]
-            total = total + _sums(corpus.records(block[: samples - order.start(number)]))
-        return np.asarray(total)
-
-    def _unique(
-        self, stream: SourceStream, before: int, tokens: int, here: np.ndarray, rest: np.ndarray
-    ) -> tuple[int, int]:
-        """Different samples and their tokens, in the first epoch or in a window that goes over its end."""
-        new = here[here["ordinal"] < stream.samples]
-        again = here[here["ordinal"] >= stream.samples]
-        if len(again):  # all others of the first epoch were delivered, or stand in later rows of this window
-            missing = rest[rest["ordinal"] < stream.samples]
-            missing = missing[~np.isin(missing["id"], again["id"])]
-            return stream.samples - len(missing), stream.tokens - int(missing["length"].sum())
-        return before + len(new), tokens + int(new["length"].sum())
+    def planned_samples(self, rows: int) -> int:
+        """About how many documents the first ``rows`` rows hold; nothing is packed, so any number costs the same."""
+        window, part = divmod(rows, WINDOW_ROWS)
+        bounds = [(draw.before(window), draw.before(window + 1)) for draw in self.draws.values()]
+        return round(sum(first + (last - first) * part / WINDOW_ROWS for first, last in bounds))
 
     def efficiency(self, rows: int) -> float:
         """Filled share of the positions of the first ``rows`` rows."""
@@ -208,7 +173,7 @@ class RowSource:
         parts = [np.zeros(0, DOCUMENT)]
         for name, draw in self.draws.items():
             first, last = draw.before(window), draw.before(window + 1)
-            part = self.corpora[name].records(draw.stream.documents(first, last))
+            part = draw.stream.records(first, last)
             part["source"] = self.names.index(name)
             part["ordinal"] = np.arange(first, last)
             parts.append(part)
@@ -217,7 +182,12 @@ class RowSource:
     def _rows_in_window(self, window: int) -> int:
         if window in self._layouts:
             return self._layouts[window][1].rows
-        return pack(self._window_documents(window)["length"], self.context_length)[1]
+        documents = self._window_documents(window)
+        return place(documents["length"], self.context_length, self._cuttable(documents))[1]
+
+    def _cuttable(self, documents: np.ndarray) -> np.ndarray | None:
+        """(n,) bool: which documents may be cut to fill rows."""
+        return documents["images"] == 0 if self.cut_text else None
 
     def _layout(self, window: int) -> tuple[np.ndarray, Layout]:
         """A window's DOCUMENT records in the order of its layout, and the layout."""
@@ -225,8 +195,9 @@ class RowSource:
             if len(self._layouts) >= KEPT_WINDOWS:
                 self._layouts.pop(next(iter(self._layouts)))
             documents = self._window_documents(window)
-            layout = lay_out(documents["length"], self.context_length, self.seed, window)
-            self._layouts[window] = (documents[layout.document], layout)
+            cuttable = self._cuttable(documents)
+            layout = lay_out(documents["length"], self.context_length, self.seed, window, cuttable)
+            self._layouts[window] = (_pieces(documents[layout.document], layout), layout)
         return self._layouts[window]
 
     def _take(self, window: int, rows: np.ndarray) -> Batch:
@@ -250,7 +221,7 @@ class RowSource:
         documents, layout = self._layout(window)
         layout, kept = layout.only(rows)
         documents = documents[kept]
-        ids = row_ids(documents["id"], layout)
+        ids = row_ids(documents, layout)
         found = [self.indexed[self.names[document["source"]]].read(document) for document in documents]
         lost = np.array([isinstance(one, Skipped) for one in found], bool)
         skipped = tuple(one for one in found if isinstance(one, Skipped))
@@ -272,6 +243,12 @@ class RowSource:
         )
 
 
-def _sums(documents: np.ndarray) -> np.ndarray:
-    """(4,) sums of TOTALS."""
-    return np.array([int(documents[name].sum()) for name in TOTALS])
+def _pieces(documents: np.ndarray, layout: Layout) -> np.ndarray:
+    """(p,) records of pieces from those of their documents.
+
+    Only texts are cut. All but the first token of a text are learned, so a later piece learns every token of its own.
+    """
+    cut = layout.length != documents["length"]
+    documents["begin"], documents["length"] = layout.begin, layout.length
+    documents["targets"][cut] = layout.length[cut] - 1
+    return documents

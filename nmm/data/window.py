@@ -22,7 +22,9 @@ DOCUMENT = np.dtype(
     [
         ("id", "u8"),  # of the sample
         ("source", "i1"),  # its place among the sources of the data
-        ("length", "i8"),  # positions, never above T
+        ("length", "i8"),  # positions, never above T; of a piece, with the one it repeats
+        ("begin", "i8"),  # of a piece: its first position in the document that is its own; 0 for all others
+        ("whole", "i8"),  # positions of the document
         ("images", "i8"),
         ("targets", "i8"),  # text tokens that follow another token and are learned
         ("truncated", "?"),
@@ -53,6 +55,7 @@ def gather_documents(decoded: Sequence[DecodedShard], source: int, first_shard: 
         patches = int((decoded[shard[i]].positions["token"][start : start + width] == IMAGE_ID).sum())
         documents["images"][i], partial = divmod(patches, m)
         documents["length"][i] = width - partial
+    documents["whole"] = documents["length"]
     documents["targets"] = documents["length"] - documents["images"] * m - samples["opens_with_text"]
     return documents
 
@@ -103,7 +106,7 @@ def decoded_window(
         for name in ("token", "logprob", "letter"):
             positions[name][to] = records[name]
     rows = row_fields(documents, layout, positions, width, m, tuning)
-    rows["row_ids"] = row_ids(documents["id"], layout)
+    rows["row_ids"] = row_ids(documents, layout)
     return Window(
         rows=rows,
         first_image=np.searchsorted(np.repeat(layout.row, documents["images"]), np.arange(layout.rows + 1)),
@@ -169,8 +172,10 @@ def _add_next(rows: dict[str, np.ndarray], tuning: Tuning | None) -> None:
     rows["weights"] = (follows & (rows["targets"] != IMAGE_ID) & np.roll(learned, -1, axis=1)).astype(np.float32)
 
 
-def row_ids(sample_ids: np.ndarray, layout: Layout) -> np.ndarray:
-    """(R,) int64 digest of the (n,) ids of a row's documents, in their order."""
+def row_ids(documents: np.ndarray, layout: Layout) -> np.ndarray:
+    """(R,) int64 digest of the ids of a row's documents (of a piece also from where to where), in their order."""
+    span = documents["begin"] << 32 | documents["length"]
+    sample_ids = documents["id"] + np.where(documents["length"] != documents["whole"], span, 0).astype(np.uint64)
     first = np.searchsorted(layout.row, np.arange(layout.rows + 1))
     data, ends = sample_ids.astype("<u8").tobytes(), (first * 8).tolist()
     digests = [hashlib.blake2b(data[a:b], digest_size=8).digest() for a, b in zip(ends[:-1], ends[1:], strict=True)]

@@ -41,7 +41,7 @@ from nmm.training.outcome import make_record, weights_digest
 from nmm.training.parallel import describe_ranks, device_of, from_main, join, make_trainer, on_main
 from nmm.training.ranks import rank
 from nmm.training.sharding import shard, unsharded
-from nmm.training.skipped import add_skipped
+from nmm.training.skipped import add_skipped, check_held_out
 
 EVAL_BATCH_ROWS = 16
 
@@ -78,7 +78,7 @@ def _open_attempt(config: RunConfig, directory: Path) -> Attempt:
 
 def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[str, Any]:
     shards = shards_of(config)
-    on_main(lambda: validation(config))  # too few held-out rows are better reported before the first step
+    on_main(lambda: _check_validation(config))  # too few held-out rows are better reported before the first step
     exam = None
     if config.stage.name == "sft":
         assert isinstance(shards, Shards)  # nmm.validation
@@ -182,9 +182,8 @@ def _train(
 
 
 def _planned_samples(config: RunConfig, rows: RowSource) -> int:
-    """Documents of the whole run, from lengths alone."""
-    counts = rows.counts(config.total_steps * config.trainer.rows_per_step)
-    return sum(count["samples"] for count in counts.values())
+    """Documents of the whole run, about."""
+    return rows.planned_samples(config.total_steps * config.trainer.rows_per_step)
 
 
 def _evaluate_now(config: RunConfig, module: TrainingModule) -> dict[str, Any]:
@@ -202,6 +201,10 @@ def _evaluate(config: RunConfig, model: NativeMultimodalModel) -> dict[str, Any]
 def validation(config: RunConfig) -> dict[str, list[Batch]]:
     """The held-out rows of every source: the same tokens for every run, kept for the life of the process."""
     return _held_out(canonical_json(to_dict(config)["data"]))
+
+
+def _check_validation(config: RunConfig) -> None:
+    check_held_out(config, [batch for parts in validation(config).values() for batch in parts])
 
 
 def _skipped(config: RunConfig, state: checkpoint.TrainingState) -> dict[str, Any]:

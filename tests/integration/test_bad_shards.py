@@ -33,6 +33,7 @@ from nmm.data import indexed, reading
 from nmm.data.opening import open_data, row_source
 from nmm.data.order import OrderHash
 from nmm.data.reading import ShardError
+from nmm.data.reasons import BadSample
 from nmm.data.source import RowSource
 from nmm.record import attempts, checkpoints, read_record, status
 from nmm.training import run
@@ -225,6 +226,30 @@ def test_too_many_stop_the_run_and_a_larger_limit_goes_on(
     lenient = replace(strict, data=replace(strict.data, max_skipped=0.5))
     assert run_directory(lenient) == directory
     assert results(train(lenient)) == undisturbed(spoiled, 0.5)
+
+
+def test_what_a_run_is_judged_by_has_the_same_limit(
+    folder: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = config(folder, data={"max_skipped": 0.0})
+    decode = indexed.decode_picture
+
+    def broken(data: bytes, *arguments: Any) -> np.ndarray:
+        if len(seen) < 2 and data not in seen:
+            seen.append(data)
+        if data in seen[:1]:
+            raise BadSample("bad_image", "as if it were damaged")
+        return decode(data, *arguments)
+
+    seen: list[bytes] = []  # held-out pictures come first
+    with monkeypatch.context() as patched:
+        patched.setattr(indexed, "decode_picture", broken)
+        with pytest.raises(ShardError, match=r"^1 samples could not be read .* allows 0 of the held-out \d+; the last"):
+            train(judged)
+        assert not checkpoints(run_directory(judged))  # before the first step
+        lenient = replace(judged, data=replace(judged.data, max_skipped=0.1))
+        skipped = train(lenient)["result"]["skipped_samples"]
+    assert skipped["held_out"]["caption"]["bad_image"]["samples"] == 1 and skipped["train"] == {}
 
 
 def test_decoding_while_indexing_finds_them_beforehand(config: Callable[..., RunConfig], tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ def test_training_on_them(indexed: Crawl, tmp_path: Path) -> None:
     values: dict[str, Any] = {"data": "shards", "data.path": indexed.folder, "data.tokenizer": "bytes"}
     values |= {"+data.sources": "{caption: 'jpg::webp::png', served: as_served}"}
     values |= {f"data.{name}": value for name, value in GEOMETRY.items()}
-    values |= {"data.mixture.caption": 0.7, "data.mixture.interleaved": 0, "data.mixture.text": 0}
-    values |= {"+data.mixture.served": 0.3, "data.val_fraction": HELD_OUT, "data.eval_rows": 2, "data.max_skipped": 0.2}
+    values |= {"+data.mixture": "{caption: 0.7, served: 0.3}", "data.val_fraction": HELD_OUT}
+    values |= {"data.eval_rows": 2, "data.max_skipped": 0.2}
     values |= {"size": "d16", "trainer.compile": "off", "trainer.log_every_steps": 5, "schedule.warmup_steps": 4}
     values |= {"budget.steps": 100, "out": "runs"}
     done = nmm("train", *(f"{name}={value}" for name, value in values.items()), cwd=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from nmm.data.index_records import in_split, shard_records
 from nmm.data.indexed import Content, IndexedCorpus, mixture_shares, shard_paths
 from nmm.data.indexing import index_shards
 from nmm.data.reading import ShardError
+from nmm.data.source import RowSource
 from nmm.groups import Data
 from nmm.record import file_sha256
 
@@ -181,7 +183,6 @@ def test_the_split_follows_the_key_wherever_it_is(tmp_path: Path) -> None:
 def test_the_fingerprint_is_of_the_content(mixed: tuple[Path, Sources], tmp_path: Path) -> None:
     here = opened(mixed[0], {"caption": "caption", "text": "text"})
     shutil.copytree(mixed[0], tmp_path / "elsewhere/deep")
-    assert opened(tmp_path, {"caption": "elsewhere/deep/caption", "text": "elsewhere/deep/text"}) != here
     there = opened(tmp_path, {"caption": "elsewhere/deep/caption", "text": "elsewhere/deep/text"})
     assert there.fingerprint == here.fingerprint
     (tmp_path / "elsewhere/deep/caption/00000.tar").rename(tmp_path / "elsewhere/deep/caption/00000b.tar")
@@ -292,11 +293,26 @@ def test_a_copy_in_another_process_starts_with_nothing_open(mixed: tuple[Path, S
     assert len(data) < 20_000, "neither records nor indexes travel"
     copy = pickle.loads(data)
     assert not copy._records
-    assert not copy._reader._open
+    assert not copy.opened.reader._open
     again = copy.read(copy.records(np.array([3]))[0])
     assert isinstance(first, Content) and isinstance(again, Content)
     assert np.array_equal(again.tokens, first.tokens)
     assert np.array_equal(again.patches, first.patches)
+
+
+def test_all_sources_share_what_is_open(mixed: tuple[Path, Sources], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files a process may have open are few, sources and shards may be many."""
+    plenty = RowSource(opened(mixed[0], dict.fromkeys("abcdef", "caption")), dict.fromkeys("abcdef", 1), 64, PATCH, 0)
+    expected = plenty.rows_at(0, 30)
+    monkeypatch.setattr("nmm.data.reading.OPEN_SHARDS", 2)
+    before = len(os.listdir("/proc/self/fd"))
+    sources = opened(mixed[0], {"c": "caption", "d": "interleaved", "t": "text"} | dict.fromkeys("abef", "caption"))
+    rows = RowSource(sources, dict.fromkeys(sources.names, 1), 64, PATCH, 0)
+    for at in range(0, 30, 3):
+        rows.rows_at(at, 3)
+        assert len(os.listdir("/proc/self/fd")) <= before + 4
+    few = RowSource(opened(mixed[0], dict.fromkeys("abcdef", "caption")), dict.fromkeys("abcdef", 1), 64, PATCH, 0)
+    assert np.array_equal(few.rows_at(0, 30).patches, expected.patches)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from known_documents import write_documents as write
 from nmm.batch import ARRAYS, IMAGE_ID, Batch
 from nmm.data.images import patchify
 from nmm.data.index_file import read_index, text_digest
+from nmm.data.loader import TrainLoader
 from nmm.data.source import RowSource
 
 MIXTURE = {"caption": 45, "interleaved": 45, "text": 10}
@@ -42,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Keyed]:
 
 
 def rows_of(data: tuple[Path, Keyed], mixture: dict[str, float], width: int = WIDTH, seed: int = 0, **changes: Any):
-    options = {name: changes.pop(name) for name in ("split", "once_in_order", "weights") if name in changes}
+    options = {name: changes.pop(name) for name in ("split", "once_in_order", "weights", "cut_text") if name in changes}
     sources = opened(data[0], {name: name for name in mixture}, **changes)
     return RowSource(sources, mixture, width, PATCH, seed, **options)
 
@@ -100,6 +103,35 @@ def test_every_field_equals_the_documents(data: tuple[Path, Keyed], width: int) 
     assert not batch.classes.any() and batch.skipped == ()
 
 
+def test_cut_texts_are_whole_over_their_pieces(data: tuple[Path, Keyed]) -> None:
+    """Each piece holds its part of the document, later ones the position before it too; each target comes once."""
+    source = rows_of(data, MIXTURE, cut_text=True)
+    rows = source.table.locate(300)[1]
+    batch = source.rows_at(0, rows)
+    positions: dict[tuple[str, int], list[int]] = {}
+    targets: Counter[tuple[str, int]] = Counter()
+    expected: dict[tuple[str, int], Known] = {}
+    for row in range(rows):
+        column = 0
+        for document, (name, key) in zip(source.documents(row), keys_of(source, row), strict=True):
+            place, known = (name, int(document["ordinal"])), data[1][name, key]
+            span, begin = slice(column, column + int(document["length"])), int(document["begin"])
+            shown = begin - (begin > 0)
+            tokens = known.tokens(WIDTH)[shown : shown + int(document["length"])]
+            assert batch.tokens[row, span].tolist() == tokens
+            assert batch.targets[row, span].tolist() == [*tokens[1:], 0]
+            positions.setdefault(place, []).extend(range(begin, shown + len(tokens)))
+            targets[place] += int(batch.weights[row, span].sum())
+            expected[place], column = known, span.stop
+    for place, known in expected.items():
+        assert sorted(positions[place]) == list(range(len(known.tokens(WIDTH))))
+        assert targets[place] == known.targets(WIDTH)
+    assert sum(min(held) == 0 and held != sorted(held) for held in positions.values()) > 3, "some are cut"
+    whole = rows_of(data, MIXTURE)
+    assert (batch.document >= 0).mean() > (whole.rows_at(0, rows).document >= 0).mean()
+    assert source.stream != whole.stream
+
+
 def test_rows_do_not_depend_on_how_they_are_asked_for(data: tuple[Path, Keyed]) -> None:
     changes = {"crop_scale": 0.4, "flip": 0.5}
     whole = rows_of(data, MIXTURE, **changes).rows_at(0, 620)
@@ -134,37 +166,66 @@ def test_every_sample_once_per_epoch(data: tuple[Path, Keyed]) -> None:
             assert epoch == 0 or len(train) < 20 or part != [numbered[n] for n in range(len(train))]
 
 
+def test_going_on_costs_the_same_anywhere(data: tuple[Path, Keyed]) -> None:
+    """From a saved position no more documents are looked at than at the start, and the rows are those of there."""
+    walked = rows_of(data, MIXTURE)
+    states = {row: TrainLoader(walked, 4, 2000).state_dict(row) for row in (4, 1000, 4000)}
+    asked: dict[int, int] = {}
+    for row, state in states.items():
+        source = rows_of(data, MIXTURE)
+        for stream in source.streams.values():
+            stream._records = counting(stream._records, asked, row)  # type: ignore[method-assign]
+        loader = TrainLoader(source, 4, 2000)
+        loader.load_state_dict(state)
+        assert np.array_equal(next(iter(loader)).row_ids, walked.row_ids(row, 4))
+    assert max(asked.values()) < 1.5 * asked[4]
+
+
+def counting(find: Callable[[np.ndarray], np.ndarray], asked: dict[int, int], row: int) -> Callable[..., np.ndarray]:
+    def found(samples: np.ndarray) -> np.ndarray:
+        asked[row] = asked.get(row, 0) + len(samples)
+        return find(samples)
+
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # counts
 
 
-def brute(source: RowSource, rows: int) -> dict[str, dict[str, int]]:
-    """``counts`` of 0..``rows`` rows, by looking at every document; one dict for each."""
+def brute(source: RowSource, rows: int) -> list[dict[str, dict[str, int]]]:
+    """``counts`` of 0..``rows`` rows, by looking at every document, or piece of one, position by position.
+
+    A sample counts where its first piece stands; a position that a piece repeats does not count.
+    """
     found = []
     sums = {name: Counter[str]() for name in source.streams}
-    seen: dict[str, dict[int, int]] = {name: {} for name in source.streams}
+    samples: dict[str, set[int]] = {name: set() for name in source.streams}
+    positions: dict[str, set[tuple[int, int]]] = {name: set() for name in source.streams}
+    keys = ("tokens", "image_tokens", "text_tokens", "targets", "samples", "truncated")
     for row in range(rows + 1):
         found.append(
             {
                 name: {
-                    **{k: int(v[k]) for k in ("tokens", "image_tokens", "text_tokens", "targets", "samples")},
-                    "truncated": v["truncated"],
-                    "unique_samples": len(seen[name]),
-                    "unique_tokens": sum(seen[name].values()),
-                    "epochs": -(-v["samples"] // source.streams[name].samples),
+                    **{key: counted[key] for key in keys},
+                    "unique_samples": len(samples[name]),
+                    "unique_tokens": len(positions[name]),
+                    "epochs": -(-counted["samples"] // source.streams[name].samples),
                 }
-                for name, v in sums.items()
+                for name, counted in sums.items()
             }
         )
         for document in source.documents(row):
-            name, length = source.names[document["source"]], int(document["length"])
-            image = int(document["images"]) * M
-            sums[name].update(tokens=length, image_tokens=image, text_tokens=length - image, samples=1)
-            sums[name].update(targets=int(document["targets"]), truncated=int(document["truncated"]))
-            seen[name][int(document["id"])] = length
-    return found  # type: ignore[return-value]
+            name, begin, sample = source.names[document["source"]], int(document["begin"]), int(document["id"])
+            length, image = int(document["length"]) - (begin > 0), int(document["images"]) * M
+            sums[name].update(tokens=length, image_tokens=image, text_tokens=length - image, samples=begin == 0)
+            sums[name].update(targets=int(document["targets"]), truncated=bool(document["truncated"]) and begin == 0)
+            samples[name] |= {sample} if begin == 0 else set()
+            positions[name] |= {(sample, position) for position in range(begin, begin + length)}
+    return found
 
 
+@pytest.mark.parametrize("cut_text", [False, True])
 @pytest.mark.parametrize(
     ("mixture", "width", "weights", "rows"),
     [
@@ -177,10 +238,10 @@ def brute(source: RowSource, rows: int) -> dict[str, dict[str, int]]:
     ],
 )
 def test_counts_equal_brute_force_at_every_row(
-    data: tuple[Path, Keyed], mixture: dict[str, float], width: int, weights: str, rows: int
+    data: tuple[Path, Keyed], mixture: dict[str, float], width: int, weights: str, rows: int, cut_text: bool
 ) -> None:
     """Across windows and ends of epochs; ``tiny`` comes many times inside one window, 0.002 hardly ever."""
-    source = rows_of(data, mixture, width, weights=weights)
+    source = rows_of(data, mixture, width, weights=weights, cut_text=cut_text)
     expected = brute(source, rows)
     every = range(rows + 1) if rows <= 400 else [*range(0, rows + 1, 17), rows]
     for row in every:
@@ -198,6 +259,27 @@ def test_counts_equal_what_batches_hold(data: tuple[Path, Keyed]) -> None:
         assert count["image_tokens"] == (own & (batch.tokens == IMAGE_ID)).sum()
         assert count["targets"] == batch.weights[own].sum()
         assert count["samples"] == (own & (batch.position == 0)).sum()
+
+
+@pytest.mark.parametrize("weights", ["tokens", "samples"])
+def test_planned_samples_are_about_the_counted_ones(data: tuple[Path, Keyed], weights: str) -> None:
+    source = rows_of(data, MIXTURE, weights=weights)
+    counted = {rows: sum(c["samples"] for c in source.counts(rows).values()) for rows in (0, 32, 300, 1000, 2000)}
+    packed: list[int] = []
+    fresh = rows_of(data, MIXTURE, weights=weights)
+    fresh.table._rows_in_window = packed.append  # type: ignore[assignment]
+    for rows, samples in counted.items():
+        assert fresh.planned_samples(rows) == pytest.approx(samples, rel=0.1)
+    assert not packed
+
+
+def test_rows_go_to_a_process_that_shares_nothing(data: tuple[Path, Keyed]) -> None:
+    """Pickled, as workers that are spawned get them, before and after rows were read."""
+    source = rows_of(data, MIXTURE, crop_scale=0.4, flip=0.5)
+    unread = pickle.loads(pickle.dumps(source))
+    expected = source.rows_at(270, 6)
+    assert same(unread.rows_at(270, 6), expected)
+    assert same(pickle.loads(pickle.dumps(source)).rows_at(270, 6), expected)
 
 
 def test_counts_do_not_depend_on_what_was_asked_before(data: tuple[Path, Keyed]) -> None:

@@ -14,11 +14,12 @@ SHARDS = (30, 25, 45)
 
 
 LENGTHS = np.random.default_rng(7).integers(5, 60, sum(SHARDS))
+RECORDS = np.array(list(zip(LENGTHS, range(sum(SHARDS)), strict=True)), [("length", "i8"), ("sample", "i8")])
 
 
 def stream(once_in_order: bool = False, seed: int = 0, name: str = "caption") -> SourceStream:
     tokens = [part.sum() for part in np.split(LENGTHS, np.cumsum(SHARDS)[:-1])]
-    return SourceStream(name, SHARDS, tokens, lambda samples: LENGTHS[samples], seed, once_in_order)
+    return SourceStream(name, SHARDS, tokens, lambda samples: RECORDS[samples], seed, once_in_order)
 
 
 def test_shares_follow_the_weights() -> None:
@@ -94,6 +95,19 @@ def test_documents_do_not_depend_on_how_they_are_asked_for() -> None:
     assert np.array_equal(np.concatenate(parts), whole)
     assert np.array_equal(stream().documents(430, 450), whole[430:])
     assert len(source.documents(5, 5)) == 0
+
+
+def test_records_are_those_of_the_documents() -> None:
+    """Asked for once a block, by whole blocks, and nobody who changes them changes what others get."""
+    asked: list[int] = []
+    source = stream()
+    find, source._records = source._records, lambda samples: asked.append(len(samples)) or find(samples)  # type: ignore
+    for first, last in ((0, 30), (30, 95), (90, 210), (205, 205)):
+        records = source.records(first, last)
+        assert records["sample"].tolist() == source.documents(first, last).tolist()
+        assert records["length"].tolist() == LENGTHS[records["sample"]].tolist()
+        records["sample"] = -1
+    assert asked == [100, 100, 100, 0]
 
 
 def test_once_in_order_ends() -> None:

@@ -78,7 +78,7 @@ def byte_batch(documents: Sequence[Sequence[str | np.ndarray]], width: int, patc
     positions = np.zeros(len(tokens), POSITION)
     positions["token"], positions["logprob"] = tokens, np.nan
     n, column = np.arange(len(records)), np.cumsum(records["length"]) - records["length"]
-    fields = row_fields(records, Layout(n, np.zeros(len(n), np.int64), n, column, 1), positions, width, m)
+    fields = row_fields(records, Layout(n, 0 * n, n, column, 0 * n, records["length"], 1), positions, width, m)
     at = np.flatnonzero(fields["tokens"] == IMAGE_ID).reshape(-1, m)
     return Batch(**fields, row_ids=np.zeros(1, np.int64), patch_at=at, patches=np.array(images, np.uint8))
 
