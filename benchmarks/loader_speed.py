@@ -39,7 +39,8 @@ def main() -> None:
         start = time.process_time()
         rows = RowSource(shards, MIXTURE, options.context_length, options.patch_size, seed=0)
         seconds = time.process_time() - start
-        print(f"first opening (checksums, decoding, cache): {sum(s.samples for s in rows.streams.values()) / seconds:,.0f} samples/s")
+        samples = sum(stream.samples for stream in rows.streams.values())
+        print(f"first opening (checksums, decoding, cache): {samples / seconds:,.0f} samples/s")
         ours, theirs = [], []
         for _ in range(options.rounds):
             ours.append(train_rows(rows, options.rows_per_step, options.seconds))
