@@ -1,0 +1,59 @@
+"""Fixtures of whole runs on small indexed shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import train
+from shard_runs import STEPS, Config, Undisturbed, forget, results, spoil
+from shards_lab import index_all, indexed_config, small_sources
+
+from nmm.config import RunConfig
+from nmm.data import reading
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failed reads are tried again without a pause, and nothing is known of other tests' shards."""
+    monkeypatch.setattr(reading, "PAUSES", (0.0, 0.0))
+    forget()
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Indexed sources without a fault, two tars each; read-only."""
+    folder = small_sources(tmp_path_factory.mktemp("sound"))
+    index_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with every fifth picture damaged so that only decoding finds it; read-only."""
+    folder = small_sources(tmp_path_factory.mktemp("spoiled"))
+    spoil(folder)
+    assert not any(report.bad for report in index_all(folder).shards)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    def made(folder: Path, out: str = "runs", **groups: Any) -> RunConfig:
+        trainer = {"checkpoint_every_steps": 2, "log_every_steps": 1, **groups.pop("trainer", {})}
+        return indexed_config(folder, out=str(tmp_path / out), trainer=trainer, **groups)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """Results of a run on a folder that nothing happens to; each is made once."""
+    out = str(tmp_path_factory.mktemp("undisturbed"))
+
+    def found(folder: Path, max_skipped: float = 0.001, steps: int = STEPS) -> dict[str, Any]:
+        groups = {"data": {"max_skipped": max_skipped}, "budget": {"steps": steps}}
+        return results(train(indexed_config(folder, out=out, **groups)))
+
+    return found
