@@ -21,6 +21,7 @@ from nmm.data.order import random_bits
 PACKING_VERSION = 1
 WINDOW_ROWS = 256
 SPREAD_SHARE = 0.5
+EVEN_ROWS = 1.01  # times as many rows are taken, if that gives every row its part of the images
 MIN_PIECE = 16  # positions: a text is not cut into less to fill a row
 
 
@@ -57,21 +58,24 @@ class Layout:
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
 
-def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, int]:
+def pack(
+    lengths: np.ndarray, width: int, fewest: int = 0, spread_share: float = SPREAD_SHARE
+) -> tuple[np.ndarray, int]:
     """Assign documents of (n,) ``lengths`` to rows of ``width`` positions: (n,) row numbers, and the number of rows.
 
     Longest first. The first half of the tokens is dealt out evenly (each document to the emptiest of as many rows as
     the tokens need), the rest goes to the fullest row that still holds it. Filling alone would give rows of one length
     and so of one source, and batches of few rows would swing between sources; dealing first more than halves that swing
-    and leaves the rows as full. Raises ValueError for a document that is empty or longer than a row.
+    and leaves the rows as full. There are at least ``fewest`` rows, ``spread_share`` of the tokens are dealt. Raises
+    ValueError for a document that is empty or longer than a row.
     """
     if len(lengths) and not 0 < lengths.min() <= lengths.max() <= width:
         raise ValueError(f"documents must have 1..{width} positions, got {lengths.min()}..{lengths.max()}")
     order, total = np.argsort(-lengths, kind="stable"), int(lengths.sum())
-    rows = -(-total // width)
+    rows = max(fewest, -(-total // width))
     by_room: list[list[int]] = [[] for _ in range(width)] + [list(range(rows))[::-1]]
     rooms = 1 << width  # bit k is set while some row has k positions free, so the tightest fit is one bit trick away
-    assigned, to_spread = [], SPREAD_SHARE * total
+    assigned, to_spread = [], spread_share * total
     for length in lengths[order].tolist():
         fitting = rooms >> length
         if not fitting:
@@ -107,13 +111,23 @@ def place(lengths: np.ndarray, width: int, cuttable: np.ndarray | None = None) -
     """Rows for (n,) documents: the pieces in the order of their documents, and the number of rows.
 
     Documents are packed whole, but for the (n,) bool ``cuttable`` ones: they fill what the others leave, longest first,
-    and are cut where a row ends. A later piece repeats the position before it.
+    and are cut where a row ends. A later piece repeats the position before it. The others are dealt out evenly over all
+    rows, if that takes hardly more rows than packing them tightly.
     """
     if cuttable is None or not cuttable.any():
         row, rows = pack(lengths, width)
         return Pieces(np.arange(len(lengths)), row, np.zeros(len(lengths), np.int64), lengths.astype(np.int64)), rows
+    total = -(-int(lengths.sum()) // width)
+    even, tight = (_filled(lengths, width, cuttable, *how) for how in ((total, 1.0), (0, SPREAD_SHARE)))
+    return even if even[1] <= EVEN_ROWS * tight[1] else tight
+
+
+def _filled(
+    lengths: np.ndarray, width: int, cuttable: np.ndarray, fewest: int, spread_share: float
+) -> tuple[Pieces, int]:
+    """Documents that stay whole packed as ``pack`` does, the others poured into what is left."""
     whole = np.flatnonzero(~cuttable)
-    row, rows = pack(lengths[whole], width)
+    row, rows = pack(lengths[whole], width, fewest, spread_share)
     used = np.bincount(row, lengths[whole], rows).astype(np.int64)
     text = np.flatnonzero(cuttable)
     text = text[np.argsort(-lengths[text], kind="stable")]

@@ -10,19 +10,23 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tars import write_tar
 
 from nmm.batch import END_ID, IMAGE_ID
+from nmm.data.index_file import read_index
 from nmm.data.indexed import IndexedSources
 from nmm.data.indexing import index_shards
 from nmm.data.opening import open_data
+from nmm.data.source import RowSource
 from nmm.groups import Data
 
 SIDE, PATCH, M = 16, 8, 4  # of images, of their patches, and patches an image
 VAL = 0.25
+WIDTH = 64  # positions a row
 FIRST_BYTE = 3  # the byte tokenizer's id of byte 0
 
 
@@ -75,6 +79,9 @@ def png(number: int) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels(number)).save(out, "PNG")
     return out.getvalue()
+
+
+Keyed = dict[tuple[str, str], Known]
 
 
 def captions(name: str, first: int, count: int) -> list[Known]:
@@ -142,4 +149,41 @@ def opened(folder: Path, sources: dict[str, str], **changes: object) -> IndexedS
     values = {"tokenizer": "bytes", "val_fraction": VAL, "image_size": SIDE, "patch_size": PATCH} | changes
     found = open_data(Data(path=str(folder), sources=sources, **values))  # type: ignore[arg-type]
     assert isinstance(found, IndexedSources)
+    return found
+
+
+def write_sources(folder: Path) -> Keyed:
+    """Index folders caption, interleaved, text and tiny below ``folder``; every document by source and key."""
+    known: Keyed = {}
+    for shard in range(3):
+        for name, documents in (
+            ("caption", captions("c", 100 * shard, 50)),
+            ("interleaved", interleaved("d", 1000 + 100 * shard, 70)),
+        ):
+            write_documents(folder / name / f"{shard:05d}.tar", documents)
+            known |= {(name, document.key): document for document in documents}
+    lines = write_lines(folder / "text" / "00000.tar", texts("t", 0, 90), 13)
+    tiny = texts("u", 5000, 9, longest=12)
+    write_documents(folder / "tiny" / "00000.tar", tiny)
+    known |= {(name, document.key): document for name, held in (("text", lines), ("tiny", tiny)) for document in held}
+    index(folder)
+    return known
+
+
+def rows_of(
+    data: tuple[Path, Keyed], mixture: dict[str, float], width: int = WIDTH, seed: int = 0, **changes: Any
+) -> RowSource:
+    """Rows of ``write_sources``; ``changes`` are of the RowSource or of the data config."""
+    options = {name: changes.pop(name) for name in ("split", "once_in_order", "weights", "cut_text") if name in changes}
+    sources = opened(data[0], {name: name for name in mixture}, **changes)
+    return RowSource(sources, mixture, width, PATCH, seed, **options)
+
+
+def keys_of(source: RowSource, row: int) -> list[tuple[str, str]]:
+    """(source, key) of a row's documents, by way of the index."""
+    found = []
+    for document in source.documents(row):
+        name = source.names[document["source"]]
+        shard = source.indexed[name].shards[document["shard"]]
+        found.append((name, read_index(shard.index).key(int(document["start"]))))
     return found

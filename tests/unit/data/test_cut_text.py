@@ -99,6 +99,25 @@ def test_rows_are_full(caption: int, at_least: float) -> None:
     assert np.mean(filled) > np.mean(whole) + 0.03
 
 
+@pytest.mark.parametrize("text", [0.1, 0.4])
+def test_texts_are_spread_over_the_rows(text: float) -> None:
+    """Batches of four rows swing no more between text and images than with whole documents."""
+    shares = {"caption": 0.5 - text / 2, "interleaved": 0.5 - text / 2, "text": text}
+    for seed in range(3):
+        lengths, is_text = lengths_like(shares, 100, 256 * 1024, seed)
+        row, rows = pack(lengths, 1024)
+        swings = []
+        for pieces, number in (
+            place(lengths, 1024, is_text),
+            (Pieces(np.arange(len(row)), row, 0 * row, lengths), rows),
+        ):
+            order = np.random.default_rng(0).permutation(number)[: number // 4 * 4].reshape(-1, 4)
+            texts_in = np.bincount(pieces.row, np.where(is_text[pieces.document], pieces.length, 0), number)
+            all_in = np.bincount(pieces.row, pieces.length, number)
+            swings.append((texts_in[order].sum(1) / all_in[order].sum(1)).std())
+        assert swings[0] < swings[1]
+
+
 def test_every_target_of_an_epoch_comes_once(data: tuple[Path, dict[tuple[str, str], Known]]) -> None:
     """Of every text that was delivered whole, the targets are those of the text, each once, and nothing else."""
     source = rows_of(data)

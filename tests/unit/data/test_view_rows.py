@@ -72,12 +72,12 @@ def config(root: Path) -> RunConfig:
 def test_the_page_shows_pixels_and_keys_of_the_tars(config: RunConfig) -> None:
     opened = open_data(config.data)
     rows = row_source(opened, config.data, config.seed)
-    page = rows_page(config, 0, 4)
-    batch = rows.rows_at(0, 4)
+    page = rows_page(config, 0, 8)
+    batch = rows.rows_at(0, 8)
     for patches in batch.patches:
         assert image_uri(picture(patches, 8)) in page
     shown = 0
-    for row in range(4):
+    for row in range(8):
         for name, record in zip(sample_names(opened, rows, row), rows.documents(row), strict=True):
             assert f" {name}<br>" in page
             file, key = name.split(": ")
@@ -86,7 +86,7 @@ def test_the_page_shows_pixels_and_keys_of_the_tars(config: RunConfig) -> None:
                 shown += 1
             assert record["truncated"] or file in ("0.tar", "0.jsonl")
     assert shown > 3
-    assert page.count('<section class="row">') == 4
+    assert page.count('<section class="row">') == 8
     assert "<b>square" not in page
 
 
