@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nmm.batch import ARRAYS, Batch
+from nmm.data.handover import Packed, packed, unpacked
 from nmm.data.indexed import IndexedSources
 from nmm.data.manifest import Shards
 from nmm.data.reading import ShardError
@@ -79,7 +80,7 @@ class TrainLoader:
     def _batches(self, steps: range) -> Iterator[Batch | ShardError]:
         dataset = _Steps(self.rows, self.rows_per_step, self.rank, self.world)
         if self.num_workers == 0:
-            return map(dataset.__getitem__, steps)
+            return map(dataset.batch, steps)
         loader = DataLoader(
             dataset,
             sampler=steps,
@@ -91,10 +92,11 @@ class TrainLoader:
         )
         return self._watched(iter(loader))
 
-    def _watched(self, batches: Iterator[Batch | ShardError]) -> Iterator[Batch | ShardError]:
+    def _watched(self, batches: Iterator[Packed | ShardError]) -> Iterator[Batch | ShardError]:
         with worker_errors(self.timeout):
             try:
-                yield from batches
+                for content in batches:
+                    yield content if isinstance(content, ShardError) else unpacked(content)
             except (ConnectionError, EOFError) as error:  # a worker died while it handed a batch over
                 time.sleep(1.0)  # torch's own word on it comes by a signal: here, not in the middle of something else
                 raise _no_batch(error, self.timeout) from error
@@ -183,7 +185,7 @@ def to_torch(batch: Batch) -> Batch:
     return Batch(**arrays, skipped=batch.skipped)
 
 
-class _Steps(Dataset[Batch | ShardError]):
+class _Steps(Dataset[Packed | ShardError]):
     """Step number -> this rank's rows of it, or why there are none: an error is handed over to be raised where a person
     reads it, not buried under a worker's traceback.
     """
@@ -191,12 +193,23 @@ class _Steps(Dataset[Batch | ShardError]):
     def __init__(self, rows: RowSource, rows_per_step: int, rank: int, world: int) -> None:
         self.rows, self.rows_per_step, self.rank, self.world = rows, rows_per_step, rank, world
 
-    def __getitem__(self, step: int) -> Batch | ShardError:
+    def __getitem__(self, step: int) -> Packed | ShardError:
+        """For another process."""
         try:
-            return to_torch(self.rows.rows_at(step * self.rows_per_step, self.rows_per_step, self.rank, self.world))
+            return packed(self._rows_of(step))
         except ShardError as error:
             return error
 
+    def batch(self, step: int) -> Batch | ShardError:
+        """For this one."""
+        try:
+            return to_torch(self._rows_of(step))
+        except ShardError as error:
+            return error
 
-def _same(batch: Batch | ShardError) -> Batch | ShardError:
-    return batch
+    def _rows_of(self, step: int) -> Batch:
+        return self.rows.rows_at(step * self.rows_per_step, self.rows_per_step, self.rank, self.world)
+
+
+def _same(content: Packed | ShardError) -> Packed | ShardError:
+    return content

@@ -70,6 +70,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("analysis.plots",),
     "hydra": ("nmm.train", "nmm.compose"),
     "torch": (
+        "nmm.data.handover",
         "nmm.data.loader",
         "nmm.data.module",
         "nmm.model",
