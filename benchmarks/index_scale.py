@@ -25,11 +25,13 @@ from typing import Any
 import numpy as np
 
 from nmm.data.counter_rng import CounterStream
+from nmm.data.formats import RULES
 from nmm.data.index_file import IMAGE_SEGMENT, MEMBER, SAMPLE_ROW, index_path, write_index
-from nmm.data.indexed import IndexedSources, mixture_shares
+from nmm.data.indexed import IndexedSources
 from nmm.data.opening import open_data, row_source
 from nmm.data.order import EpochOrder
 from nmm.data.packing import WINDOW_ROWS
+from nmm.data.shares import mixture_shares
 from nmm.data.source import RowSource
 from nmm.data.tokenizer import open_tokenizer
 from nmm.groups import Data
@@ -62,6 +64,7 @@ def make_shard(folder: Path, number: int) -> None:
         "sha256": f"{number:064x}",
         "tokenizer": tokenizer,
         "caption_field": "caption",
+        "rules": RULES,
         "samples": SHARD_SAMPLES,
         "units": [SHARD_SAMPLES],
         "names": ["jpg", "txt"],

@@ -29,7 +29,8 @@ class Skipped(NamedTuple):
 class Batch:
     """Packed rows, all tensors on one device. Built by ``nmm.data``, read by ``nmm.model``.
 
-    Every row holds whole documents; an image stands in a row as M consecutive positions whose token is ``IMAGE_ID``.
+    Rows hold documents one after another (of texts that were cut, pieces); an image stands in a row as M consecutive
+    positions whose token is ``IMAGE_ID``.
 
     tokens     (B, T) int64    vocabulary id; IMAGE_ID where a patch stands, PAD_ID in padding
     patches    (I, M, P) uint8 raw pixels, channel-major inside a patch (C, h, w); images in order of appearance

@@ -21,7 +21,7 @@ Both take the KEY=VALUE of `nmm train`, so they see exactly the rows that traini
 """
 
 STATS_EPILOG = """example:
-  nmm data stats data=shards data.path=/data '+data.sources={caption: cc12m, text: "dclm/*.tar"}' mixture=45-45-10 \\
+  nmm data stats data=shards data.path=/data '+data.sources={caption: cc12m, text: "dclm/*.tar"}' \\
     budget.tokens=3e9 --json stats.json
 """
 

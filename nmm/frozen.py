@@ -28,7 +28,7 @@ def read_frozen(directory: Path, changes: Sequence[str] = ()) -> RunConfig:
         cause = f"{' '.join(changes)} would make another run of it" if changes else "another version of nmm began it"
         raise ConfigError(
             f"{directory}: {cause}. What does not change the result can be given here, e.g. trainer.devices, "
-            "trainer.num_nodes, trainer.strategy, data.path"
+            "trainer.num_nodes, trainer.strategy, data.path, data.max_skipped"
         )
     return config
 

@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-# 2: stage, result.routing of models with experts, result.sft. 3: data, result.skipped_samples, unique tokens. The table
-# reads all of them.
-RECORD_SCHEMA = 3
+RECORD_SCHEMA = 3  # 2: stage, result.routing, result.sft; 3: data, skipped_samples, unique tokens; tables read all
 KEEP_CHECKPOINTS = 2
 
 

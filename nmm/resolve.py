@@ -60,7 +60,8 @@ def with_indexes(config: RunConfig) -> Data:
     and target positions in this mixture, of which an empty one means all sources alike. Paths of files become absolute.
     Raises ``ConfigError``.
     """
-    from nmm.data.indexed import mixture_shares, open_indexed  # numpy, image and tokenizer libraries: only if needed
+    from nmm.data.indexed import open_indexed  # numpy, image and tokenizer libraries: only if needed
+    from nmm.data.shares import mixture_shares
 
     data = config.data
     if not data.mixture:
@@ -68,9 +69,9 @@ def with_indexes(config: RunConfig) -> Data:
     validate_data(dataclasses.replace(config, data=data))
     data = dataclasses.replace(
         data,
-        path=os.path.abspath(config.data.path),
-        tokenizer=config.data.tokenizer if config.data.tokenizer == "bytes" else os.path.abspath(config.data.tokenizer),
-        index_dir=os.path.abspath(config.data.index_dir) if config.data.index_dir else "",
+        path=_absolute(data.path),
+        tokenizer=data.tokenizer if data.tokenizer == "bytes" else _absolute(data.tokenizer),
+        index_dir=_absolute(data.index_dir) if data.index_dir else "",
     )
     try:
         opened = open_indexed(data)
@@ -85,6 +86,31 @@ def with_indexes(config: RunConfig) -> Data:
         image_share=image,
         target_share=target,
     )
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def check_held_out(config: RunConfig) -> None:
+    """Refuse a run whose indexed sources surely hold out too few tokens for ``data.eval_rows``, before it is begun.
+
+    Rows are more than half full, so half as many tokens as they have positions may just do; what lies between is
+    found when the rows are packed. Raises ``ConfigError``.
+    """
+    data = config.data
+    if not data.sources:
+        return
+    from nmm.data.indexed import open_indexed
+    from nmm.data.shares import held_out_tokens
+
+    needed = data.eval_rows * data.context_length
+    for name, tokens in held_out_tokens(open_indexed(data), data).items():
+        if 2 * tokens < needed:
+            raise ConfigError(
+                f"data.sources.{name} holds out {tokens:,} tokens, data.eval_rows={data.eval_rows} rows of "
+                f"{data.context_length} have {needed:,} positions: ask for fewer rows or raise data.val_fraction"
+            )
 
 
 def count_encoder(config: RunConfig) -> RunConfig:

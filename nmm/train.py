@@ -21,7 +21,7 @@ from nmm.compose import explain
 from nmm.config import ConfigError, RunConfig, from_dict, run_id
 from nmm.frozen import read_frozen
 from nmm.record import RecordError, read_record
-from nmm.resolve import finalize
+from nmm.resolve import check_held_out, finalize
 from nmm.training.ranks import Place, check_ranks, is_main, place
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch: it warns of what is on purpose here
@@ -33,6 +33,7 @@ def main(composed: DictConfig) -> None:
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     try:
         config = finalize(from_dict(values))
+        check_held_out(config)
         if config.trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise ConfigError(
                 f"-m with trainer.devices={config.trainer.devices} x trainer.num_nodes={config.trainer.num_nodes}: "

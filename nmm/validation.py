@@ -45,6 +45,7 @@ _CHOICES = {
     "logger.name": ("none", "wandb_offline"),
 }
 
+MAX_SOURCES = 127  # a batch numbers them in a byte
 _POSITIVE = {
     "arch": ("granularity", "moe_every"),
     "block": ("norm_eps", "hidden_multiple", "rope_theta"),
@@ -258,11 +259,11 @@ def validate_data(config: RunConfig) -> None:
         raise ConfigError(f"data.crop_scale={data.crop_scale} must lie in (0, 1], 1 for centre crops")
     if data.sources:
         _validate_sources(config)
-    elif data.weights != "tokens" or data.crop_scale < 1 or data.flip or data.cut_text:
+    elif data.weights != "tokens" or data.crop_scale < 1 or data.flip or data.cut_text or data.val_fraction:
         raise ConfigError(
             f"data.weights={data.weights}, data.crop_scale={data.crop_scale}, data.flip={data.flip}, "
-            f"data.cut_text={data.cut_text}: rendered shards are mixed by tokens, whole and seen as they are; these "
-            "are for indexed tars (data.sources)"
+            f"data.cut_text={data.cut_text}, data.val_fraction={data.val_fraction}: rendered shards are mixed by "
+            "tokens, whole, seen as they are and have a split of their own; these are for indexed tars (data.sources)"
         )
     for name in ("image_share", "target_share"):
         value = getattr(config.data, name)
@@ -274,6 +275,11 @@ def validate_data(config: RunConfig) -> None:
 
 def _validate_sources(config: RunConfig) -> None:
     data = config.data
+    reserved = sorted({"avg", "mixture", "all"} & data.sources.keys())
+    if reserved:
+        raise ConfigError(f"data.sources.{reserved[0]}: records call means by that name; call the source otherwise")
+    if len(data.sources) > MAX_SOURCES:
+        raise ConfigError(f"data.sources has {len(data.sources)} names, at most {MAX_SOURCES} are possible; join some")
     if not data.tokenizer:
         raise ConfigError("data.tokenizer is empty; data.sources need one: bytes, or a tokenizer.json")
     if not data.val_fraction > 0:

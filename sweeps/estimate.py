@@ -25,6 +25,7 @@ SETUP_SECONDS = 1.0  # build, open the shards, load the parent, checkpoint, publ
 STEP_SECONDS = 0.005  # Python, loader and optimizer around one step, whatever the width
 FLOPS_PER_SECOND = 55e9  # of one core
 SIDEWAYS = 1.4  # a vision encoder or experts: more and smaller products for the same FLOPs
+RENDERED_SOURCES = 3  # all of them are evaluated, whatever the mixture
 PROCESS_BYTES = 1.2e9  # interpreter, torch, lightning and the compiler
 
 Shape = tuple[str, str]
@@ -87,8 +88,8 @@ def published(directory: Path) -> list[dict[str, Any]]:
 
 def estimate(config: RunConfig, speeds: Speeds) -> Estimate:
     """FLOPs, seconds and bytes of executing this one line."""
-    held_out = config.data.eval_rows * config.data.context_length * len(config.data.sources or config.data.mixture)
-    evaluated = held_out / 3  # a forward pass is a third of a training step
+    sources = len(config.data.sources) or RENDERED_SOURCES
+    evaluated = sources * config.data.eval_rows * config.data.context_length / 3  # forward: a third of a training step
     seconds = SETUP_SECONDS + (own_tokens(config) + evaluated) / speeds.tokens_per_second(config)
     flops = training_flops(config, own_tokens(config))["total"]
     return Estimate(flops=flops, seconds=round(seconds, 3), memory_bytes=float(memory_bytes(config)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from nmm.compose import compose
 from nmm.config import Budget, ConfigError, Parent, RunConfig, run_id, validate
 from nmm.flops import resolve_budget
-from nmm.resolve import finalize
+from nmm.resolve import check_held_out, finalize
 from sweeps.spec import SweepSpec
 
 Compose = Callable[[Sequence[str]], RunConfig]
@@ -38,11 +38,13 @@ def _base(spec: SweepSpec, arch: str, size: str, longest: int, out: str | Path, 
     if spec.cooldown_fraction is not None:
         schedule = dataclasses.replace(schedule, cooldown_fraction=float(spec.cooldown_fraction))
     quiet = dataclasses.replace(config.trainer, progress=False)  # the launcher shows progress; a worker has no terminal
-    return finalize(
+    base = finalize(
         dataclasses.replace(
             config, sweep=spec.name, out=str(out), schedule=schedule, trainer=quiet, budget=Budget(tokens=longest)
         )
     )
+    check_held_out(base)
+    return base
 
 
 def trunk_with_branches(base: RunConfig, tokens: Sequence[int]) -> list[RunConfig]:

@@ -24,6 +24,7 @@ from nmm.data.reasons import BadSample
 RULES = 1  # counts up when the same bytes would make another document: indexes of other rules are made again
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LINES = ("jsonl", "jsonl.gz", "jsonl.zst")
+SHARD_SUFFIXES = (".tar", *(f".{form}" for form in LINES))
 EXPECTED = (
     "an image (jpg, jpeg, png, webp) with txt or json; numbered images (0.jpg, 1.jpg, ...) with json; txt; json; "
     "or jsonl, jsonl.gz, jsonl.zst"

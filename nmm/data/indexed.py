@@ -21,7 +21,7 @@ from nmm.batch import END_ID, IMAGE_ID, Skipped
 from nmm.config import canonical_json
 from nmm.data.corpus import TOTALS
 from nmm.data.counter_rng import CounterStream
-from nmm.data.formats import Picture, parse
+from nmm.data.formats import RULES, SHARD_SUFFIXES, Picture, parse
 from nmm.data.images import CROP_UNIFORMS, Crop, check_patch_size, decode_picture, patchify
 from nmm.data.index_file import index_path, read_index
 from nmm.data.index_records import check_version, shard_records, unit_table
@@ -31,7 +31,7 @@ from nmm.data.tokenizer import TextTokenizer, open_tokenizer
 from nmm.data.window import DOCUMENT
 from nmm.groups import Data
 
-SHARD_SUFFIXES = (".tar", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+IDENTITY = ("sha256", "body_sha256", "caption_field", "rules", "names")  # of a header: what decides the documents
 KEPT_RECORDS = 100_000  # of shards; what a window needs again, its stream keeps
 NO_LIMIT = 1 << 40  # of the length of a document
 
@@ -86,7 +86,9 @@ def open_indexed(data: Data) -> IndexedSources:
         name: tuple(_indexed(name, path, tokenizer, folder, data) for path in shard_paths(name, where, data.path))
         for name, where in sorted(data.sources.items())
     }
-    held = {name: [[s.header["sha256"], s.header["body_sha256"]] for s in shards] for name, shards in sources.items()}
+    for name, shards in sources.items():
+        _refuse_copies(name, shards)
+    held = {name: [[s.header[part] for part in IDENTITY] for s in shards] for name, shards in sources.items()}
     content = canonical_json({"sources": held, "tokenizer": tokenizer.fingerprint})
     return IndexedSources(
         sources=sources,
@@ -108,10 +110,8 @@ def shard_paths(name: str, where: str, root: str = "") -> list[Path]:
     found: list[Path] = []
     for part in where.split("::"):
         path = Path(root) / part
-        if path.is_dir():
-            files = [p for p in path.rglob("*") if p.name.endswith(SHARD_SUFFIXES)]
-        else:
-            files = [Path(p) for p in glob.glob(str(path), recursive=True)]
+        there = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        files = [p for p in there if p.name.endswith(SHARD_SUFFIXES) and p.is_file()]
         if not files:
             raise ValueError(
                 f"data.sources.{name}: {path} has no shards (files that end in {', '.join(SHARD_SUFFIXES)})"
@@ -137,7 +137,21 @@ def _indexed(name: str, path: Path, tokenizer: TextTokenizer, folder: Path | Non
             f"data.sources.{name}: shard {path} has {size} bytes, {header['bytes']} when it was indexed. Put the old "
             f"file back, or `{command}` and start a new run"
         )
+    if header.get("rules") != RULES or header["tokenizer"] != tokenizer.fingerprint:
+        raise ValueError(
+            f"data.sources.{name}: {file} was made by other rules or for another tokenizer; `{command}` makes it "
+            "again, for new runs"
+        )
     return IndexedShard(path, file, header)
+
+
+def _refuse_copies(name: str, shards: Sequence[IndexedShard]) -> None:
+    """One shard twice would be twice as many unique tokens as there are."""
+    seen: dict[str, Path] = {}
+    for shard in shards:
+        first = seen.setdefault(shard.header["sha256"], shard.path)
+        if first != shard.path and not shard.header["refused"]:
+            raise ValueError(f"data.sources.{name}: {shard.path} is a copy of {first}; leave one of them out")
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -293,20 +307,3 @@ class IndexedCorpus:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_records": OrderedDict()}
-
-
-def mixture_shares(opened: IndexedSources, data: Data) -> tuple[float, float]:
-    """Shares of the positions that are patches, and whose next token is text, in the mixture of a run."""
-    corpora = [
-        IndexedCorpus(opened, name, "train", data.context_length, data.patch_size, None)
-        for name in opened.names
-        if data.mixture.get(name, 0) > 0
-    ]
-    parts = []
-    for corpus in corpora:
-        length, images, targets, _ = corpus.totals.sum(axis=0).tolist()
-        documents = int(corpus.units.sum())
-        weight = data.mixture[corpus.name] * (1.0 if data.weights == "tokens" else length / documents)
-        parts.append((weight, images * corpus.m / length, targets / length))
-    total = sum(weight for weight, _, _ in parts)
-    return sum(w * image for w, image, _ in parts) / total, sum(w * target for w, _, target in parts) / total

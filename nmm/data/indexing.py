@@ -20,15 +20,13 @@ from typing import Any
 import numpy as np
 
 from nmm.data.byte_bar import ByteBar
-from nmm.data.formats import LINES, RULES
+from nmm.data.formats import RULES, SHARD_SUFFIXES
 from nmm.data.index_file import check_index, index_path, read_index, write_index
 from nmm.data.reasons import REASONS
 from nmm.data.repeats import Repeats, count_repeats
 from nmm.data.scan import Rules, Scan, check_statistics, refused_scan, scan_shard
 from nmm.data.tokenizer import open_tokenizer
 from nmm.record import file_sha256
-
-SUFFIXES = (".tar", *(f".{form}" for form in LINES))
 
 
 @dataclass(frozen=True)
@@ -139,10 +137,10 @@ def find_shards(paths: Sequence[str | Path]) -> list[Path]:
     for text in (part for path in paths for part in str(path).split("::")):
         path = Path(text)
         files = path.rglob("*") if path.is_dir() else map(Path, glob.glob(text, recursive=True))
-        shards = [file for file in files if file.name.endswith(SUFFIXES) and file.is_file()]
+        shards = [file for file in files if file.name.endswith(SHARD_SUFFIXES) and file.is_file()]
         if not shards:
             what = "is no shard" if path.is_file() else "names no shards"
-            raise ValueError(f"{text} {what}: they are files that end in {', '.join(SUFFIXES)}")
+            raise ValueError(f"{text} {what}: they are files that end in {', '.join(SHARD_SUFFIXES)}")
         found.update(shards)
     return sorted(found)
 

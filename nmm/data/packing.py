@@ -1,4 +1,4 @@
-"""Whole documents into rows, window by window: spread, then filled, then shuffled.
+"""Documents into rows, window by window: spread, then filled, then shuffled. Only texts may be cut, and only if asked.
 
 Shape legend: n documents of a window, p pieces of them (one, if it is not cut), R rows of a window, T positions a row.
 

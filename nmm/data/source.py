@@ -29,7 +29,7 @@ class RowSource:
 
     Args:
         shards: From ``nmm.data.opening.open_data`` (or ``open_shards``).
-        mixture: Source -> weight in tokens (image + text); any positive scale.
+        mixture: Source -> weight; any positive scale.
         context_length: T. A longer document is cut there (before an image that would not fit whole) and counted.
         patch_size: Side of a patch in pixels.
         seed: Decides the order of everything, and how images are cropped.

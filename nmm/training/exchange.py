@@ -44,6 +44,8 @@ def same_parts(batch: Batch, config: RunConfig) -> Batch:
 
 def has_images(config: RunConfig) -> bool:
     """False only for training on pure text, where no rank ever uses what images need."""
+    if config.data.sources:
+        return config.data.image_share > 0
     return any(weight > 0 for source, weight in config.data.mixture.items() if source != "text")
 
 

@@ -35,7 +35,8 @@ def make_record(
 ) -> dict[str, Any]:
     """The record of a run (schema in ``nmm.record``). Only ``result`` must be the same in every attempt."""
     params = count_params(config)
-    tokens = _tokens(config, rows, result.get("skipped_samples", {}).get("train", {}))
+    made = result.get("step", config.total_steps)  # a diverged run says where
+    tokens = _tokens(config, rows, made, result.get("skipped_samples", {}).get("train", {}))
     flops = training_flops(
         config, tokens["positions"], tokens["image"] / tokens["positions"], tokens["targets"] / tokens["positions"]
     )
@@ -87,16 +88,19 @@ def make_record(
     }
 
 
-def _tokens(config: RunConfig, rows: RowSource, skipped: Counts) -> dict[str, Any]:
+def _tokens(config: RunConfig, rows: RowSource, steps: int, skipped: Counts) -> dict[str, Any]:
     """Tokens delivered from step 0 of the trunk to the end, by modality and by source; positions include padding.
 
-    Documents that could not be read are taken off, but for ``unique_samples`` and ``unique_tokens``.
+    Documents that could not be read are taken off; ``unique_samples`` and ``unique_tokens`` are those of documents
+    that were to be delivered, and no more than were. A diverged run counts to the ``steps`` it made.
     """
-    by_source = rows.counts(config.total_steps * config.trainer.rows_per_step)
+    by_source = rows.counts(steps * config.trainer.rows_per_step)
     for source, counts in by_source.items():
         lost = {name: total_skipped(skipped, name, source) for name in ("samples", *COUNTED)}
         for name, number in (lost | {"tokens": lost["text_tokens"] + lost["image_tokens"]}).items():
             counts[name] -= number
+        for name in ("samples", "tokens"):
+            counts[f"unique_{name}"] = min(counts[f"unique_{name}"], counts[name])
     text = sum(c["text_tokens"] for c in by_source.values())
     image = sum(c["image_tokens"] for c in by_source.values())
     return {
@@ -105,7 +109,7 @@ def _tokens(config: RunConfig, rows: RowSource, skipped: Counts) -> dict[str, An
         "image": image,
         "targets": sum(c["targets"] for c in by_source.values()),
         "unique": sum(c["unique_tokens"] for c in by_source.values()),
-        "positions": config.total_steps * config.tokens_per_step,
+        "positions": steps * config.tokens_per_step,
         "by_source": by_source,
     }
 

@@ -24,6 +24,7 @@ from nmm.data.indexed import IndexedSources
 from nmm.data.loader import TrainLoader, val_batches, worker_errors
 from nmm.data.manifest import Shards
 from nmm.data.opening import open_data, row_source
+from nmm.data.shares import token_weights
 from nmm.data.source import RowSource
 from nmm.evaluate import evaluate
 from nmm.groups import Data
@@ -143,6 +144,8 @@ def _train(
     """The steps from ``state`` to the end of the run."""
     remaining = config.total_steps - state.step
     if not remaining:
+        if state.loader:  # the record counts from there
+            rows.table.anchor(*state.loader["anchor"])
         return
     if module.numerics.compiled:
         compile_blocks(module.model)
@@ -195,7 +198,9 @@ def _evaluate_now(config: RunConfig, module: TrainingModule) -> dict[str, Any]:
 def _evaluate(config: RunConfig, model: NativeMultimodalModel) -> dict[str, Any]:
     device = device_of(config)
     batches = {source: [b.to(device) for b in parts] for source, parts in validation(config).items()}
-    return evaluate(model, batches, config.data.mixture)
+    shards = shards_of(config)
+    weights = token_weights(shards, config.data) if isinstance(shards, IndexedSources) else config.data.mixture
+    return evaluate(model, batches, weights)
 
 
 def validation(config: RunConfig) -> dict[str, list[Batch]]:

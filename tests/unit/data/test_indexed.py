@@ -18,9 +18,10 @@ from nmm.data.corpus import TOTALS
 from nmm.data.images import patchify
 from nmm.data.index_file import read_index, text_digest
 from nmm.data.index_records import shard_records
-from nmm.data.indexed import Content, IndexedCorpus, mixture_shares
+from nmm.data.indexed import Content, IndexedCorpus
 from nmm.data.indexing import index_shards
 from nmm.data.reading import ShardError
+from nmm.data.shares import mixture_shares
 from nmm.data.source import RowSource
 from nmm.groups import Data
 from nmm.record import file_sha256

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from nmm.data.counter_rng import TO_UNIT
+from nmm.data.formats import RULES
 from nmm.data.index_file import IMAGE_SEGMENT, MEMBER, SAMPLE_ROW, index_path, read_index, text_digest, write_index
 from nmm.data.index_records import in_split
 from nmm.data.indexed import IndexedSources
@@ -155,12 +156,13 @@ def plant(shard: Path, samples: Sequence[Planted], refused: str = "") -> None:
     header = {
         "shard": shard.name,
         "bytes": 100,
-        "sha256": shard.name,
+        "sha256": str(shard),
         "tokenizer": ByteTokenizer().fingerprint,
         "samples": len(samples),
         "units": [sum(not sample.reason for sample in samples)],
         "names": ["jpg", "txt"],
         "caption_field": "caption",
+        "rules": RULES,
         "refused": refused,
     }
     segments = np.array([count for sample in samples for count in sample.segments], "<i4")
