@@ -23,6 +23,7 @@ from nmm.data.reading import ShardError
 from nmm.data.source import RowSource
 
 WORKER_TIMEOUT_SECONDS = 300
+POLL_SECONDS = 5.0
 
 
 class TrainLoader:
@@ -87,7 +88,7 @@ class TrainLoader:
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=_same,  # type: ignore[arg-type]
-            timeout=self.timeout,
+            timeout=min(POLL_SECONDS, self.timeout),
             generator=torch.Generator().manual_seed(0),  # a loader without its own would draw from the global generator
         )
         return self._watched(iter(loader))
@@ -95,11 +96,29 @@ class TrainLoader:
     def _watched(self, batches: Iterator[Packed | ShardError]) -> Iterator[Batch | ShardError]:
         with worker_errors(self.timeout):
             try:
-                for content in batches:
+                for content in self._patient(batches):
                     yield content if isinstance(content, ShardError) else unpacked(content)
             except (ConnectionError, EOFError) as error:  # a worker died while it handed a batch over
                 time.sleep(1.0)  # torch's own word on it comes by a signal: here, not in the middle of something else
                 raise _no_batch(error, self.timeout) from error
+
+    def _patient(self, batches: Iterator[Packed | ShardError]) -> Iterator[Packed | ShardError]:
+        """The same, waiting up to ``timeout`` for each; between its own short waits torch looks for dead workers.
+
+        It learns of them from a signal too, but not any more once Lightning has put the old handlers back after a run.
+        """
+        while True:
+            start = time.monotonic()
+            while True:
+                try:
+                    content = next(batches)
+                    break
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    if "timed out" not in str(error) or time.monotonic() - start >= self.timeout:
+                        raise
+            yield content
 
     def state_dict(self, cursor: int | None = None) -> dict[str, Any]:
         """The cursor (or a given one), its stream, and where its window starts, so that going on costs nothing."""

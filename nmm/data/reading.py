@@ -47,6 +47,9 @@ class OpenShard:
             data += more
         return data
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Let go of the file."""
         if self.handle >= 0:
@@ -72,7 +75,7 @@ class ShardReader:
 
     def shard(self, path: Path, index: Path) -> OpenShard:
         """The opened shard. Raises ShardError when its index cannot be read."""
-        if self._process != os.getpid():  # a forked worker closes nothing that its parent opened
+        if self._process != os.getpid():  # what a forked worker closes here, its parent keeps
             self._open, self._unpacked, self._process = OrderedDict(), OrderedDict(), os.getpid()
         if path in self._open:
             self._open.move_to_end(path)

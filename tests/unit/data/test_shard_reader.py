@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import gzip
 import json
 import multiprocessing
@@ -235,6 +236,19 @@ def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert len(os.listdir("/proc/self/fd")) - before <= 2 * 3  # the shard and its index
 
 
+def test_a_reader_that_is_let_go_closes_its_files(tmp_path: Path) -> None:
+    """A warm process opens the sources of many runs, one after another."""
+    shards = [caption_tar(tmp_path / f"{number}.tar", 5, first=10 * number) for number in range(4)]
+    index_all(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    reader = ShardReader()
+    for shard in shards:
+        assert parts(reader, shard, 1)["txt"]
+    del reader
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_unpacked_members_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "UNPACKED_BYTES", 5000)
     shard = jsonl_tar(tmp_path / "a.tar", 200)
@@ -251,7 +265,7 @@ def test_a_forked_worker_opens_files_of_its_own(reader: ShardReader, shard: Path
     receive, send = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def work() -> None:
-        send.send((parts(reader, shard, 3), opened(reader, shard).handle != handle))
+        send.send((parts(reader, shard, 3), reader._process == os.getpid()))
 
     worker = multiprocessing.get_context("fork").Process(target=work)
     worker.start()

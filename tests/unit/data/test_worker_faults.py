@@ -81,6 +81,21 @@ def test_a_worker_that_is_killed(config: RunConfig, monkeypatch: pytest.MonkeyPa
     assert broken.cursor <= 3 * 4
 
 
+def test_a_killed_worker_is_found_without_the_signal(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a run in the same process nobody listens to the signal by which torch learns of it: it is looked for."""
+    monkeypatch.setattr("nmm.data.loader.POLL_SECONDS", 0.3)
+    at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    broken = iter(loader(config))
+    with pytest.raises(ShardError, match="gave no batch"), worker_errors():
+        next(broken)
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            list(broken)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_worker_whose_code_fails_says_so_itself(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug is no broken shard: its own traceback comes through."""
 
