@@ -240,10 +240,11 @@ def test_a_reader_that_is_let_go_closes_its_files(tmp_path: Path) -> None:
     """A warm process opens the sources of many runs, one after another."""
     shards = [caption_tar(tmp_path / f"{number}.tar", 5, first=10 * number) for number in range(4)]
     index_all(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
-    reader = ShardReader()
+    gc.collect()
+    reader, before = ShardReader(), len(os.listdir("/proc/self/fd"))
     for shard in shards:
         assert parts(reader, shard, 1)["txt"]
+    assert len(os.listdir("/proc/self/fd")) >= before + 4
     del reader
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
