@@ -85,9 +85,10 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     for number in range(3):
         write_tar(tmp_path / f"{number}.tar", captions(10 * number, 10))
     code = f"""
-import sys
+import signal, sys
 from nmm.data import indexing
 from nmm import index_command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background was started to ignore it
 scan = indexing.scan_shard
 def slow(path, rules):
     if path.name == "2.tar":
