@@ -27,7 +27,9 @@ MIXTURE = {"caption": 45.0, "interleaved": 45.0, "text": 10.0}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shards", help="a folder that `nmm shards` wrote")
+    parser.add_argument(
+        "shards", nargs="?", default="outputs/demo/shards", help="what `nmm shards` wrote (%(default)s)"
+    )
     parser.add_argument("--context-length", type=int, default=256, help="positions a row (%(default)s)")
     parser.add_argument("--patch-size", type=int, default=8, help="side of a patch in pixels (%(default)s)")
     parser.add_argument("--rows-per-step", type=int, default=8, help="rows a batch (%(default)s)")

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from nmm.data.byte_bar import ByteBar
+from nmm.data.duplicates import Repeats, count_repeats
 from nmm.data.formats import RULES, SHARD_SUFFIXES
 from nmm.data.index_file import check_index, index_path, read_index, write_index
 from nmm.data.reasons import REASONS
-from nmm.data.repeats import Repeats, count_repeats
 from nmm.data.scan import Rules, Scan, check_statistics, refused_scan, scan_shard
 from nmm.data.tokenizer import open_tokenizer
 from nmm.record import file_sha256

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lab import run_directory, train
 from shards_lab import caption_members, index_all, indexed_config, small_sources
 from tars import write_tar
 
+from nmm.batch import Batch
 from nmm.config import ConfigError, RunConfig, run_id
 from nmm.data.indexed import IndexedSources
 from nmm.data.indexing import index_shards
@@ -20,7 +22,7 @@ from nmm.data.shares import held_out_tokens, token_weights
 from nmm.record import read_json
 from nmm.resolve import check_held_out
 from nmm.training.exchange import has_images
-from nmm.training.run import rows_of, shards_of
+from nmm.training.run import rows_of, shards_of, validation
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,22 @@ def test_weights_of_samples_become_weights_of_tokens(folder: Path) -> None:
     assert max(abs(weights[name] / total - share) for name, share in config.data.mixture.items()) > 0.05
     by_tokens = indexed_config(folder)
     assert token_weights(opened(by_tokens), by_tokens.data) == by_tokens.data.mixture
+
+
+def test_the_loss_of_the_mixture_weighs_sources_by_tokens(folder: Path, tmp_path: Path) -> None:
+    """Also where the shares are of samples: the record says what training's own rows would have cost."""
+    config = indexed_config(folder, data={"weights": "samples"}, out=str(tmp_path / "runs"))
+    loss, means = train(config)["result"]["loss"], []
+    for weights in (token_weights(opened(config), config.data), config.data.mixture):
+        share = {name: weights[name] * _scored(parts) for name, parts in validation(config).items()}
+        means.append(sum(share[name] * loss[name] for name in share) / sum(share.values()))
+    assert loss["mixture"] == pytest.approx(means[0], rel=1e-9)
+    assert abs(means[0] - means[1]) > 1e-6 * means[0]
+
+
+def _scored(batches: Sequence[Batch]) -> float:
+    """Share of the positions that are scored."""
+    return sum(float(b.weights.sum()) for b in batches) / sum(int((b.document >= 0).sum()) for b in batches)
 
 
 def test_the_caption_field_is_part_of_the_data(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from nmm.groups import Data
 SIDE, PATCH, M = 16, 8, 4  # of images, of their patches, and patches an image
 VAL = 0.25
 WIDTH = 64  # positions a row
+MIXTURE = {"caption": 45, "interleaved": 45, "text": 10}
 FIRST_BYTE = 3  # the byte tokenizer's id of byte 0
 
 

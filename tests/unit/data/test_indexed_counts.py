@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from known_documents import (
+    MIXTURE,
     WIDTH,
     Keyed,
     M,
@@ -17,8 +18,6 @@ from known_documents import (
 
 from nmm.batch import IMAGE_ID
 from nmm.data.source import RowSource
-
-MIXTURE = {"caption": 45, "interleaved": 45, "text": 10}
 
 
 @pytest.fixture(scope="module")

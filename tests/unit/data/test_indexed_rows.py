@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from known_documents import (
+    MIXTURE,
     PATCH,
     SIDE,
     VAL,
@@ -31,8 +32,6 @@ from nmm.data.images import patchify
 from nmm.data.index_file import text_digest
 from nmm.data.loader import TrainLoader
 from nmm.data.source import RowSource
-
-MIXTURE = {"caption": 45, "interleaved": 45, "text": 10}
 
 
 @pytest.fixture(scope="module")
