@@ -132,17 +132,21 @@ def write_index(file: Path, header: Mapping[str, Any], arrays: Mapping[str, np.n
         bodies.append(data + bytes(-len(data) % ALIGN))
         offset += len(bodies[-1])
     body = b"".join(bodies)
-    counts = np.bincount(arrays["samples"]["reason"], minlength=1 + len(REASONS))[1:].tolist()
-    left_out = {reason: count for reason, count in zip(REASONS, counts, strict=True) if count}
     full = {
         **header,
-        "left_out": left_out,
+        "left_out": left_out(arrays["samples"]),
         "format": INDEX_FORMAT,
         "body_sha256": hashlib.sha256(body).hexdigest(),
         "body_bytes": len(body),
     }
     head = _padded_header({**full, "arrays": places})
     write_atomic(file, lambda out: out.write(head + body))
+
+
+def left_out(samples: np.ndarray) -> dict[str, int]:
+    """Reason -> how many of the (n,) SAMPLE_ROW are left out for it."""
+    counts = np.bincount(samples["reason"], minlength=1 + len(REASONS))[1:].tolist()
+    return {reason: count for reason, count in zip(REASONS, counts, strict=True) if count}
 
 
 def read_index(file: Path, verify: bool = True) -> ShardIndex:

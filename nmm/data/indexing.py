@@ -22,8 +22,7 @@ import numpy as np
 from nmm.data.byte_bar import ByteBar
 from nmm.data.duplicates import Repeats, count_repeats
 from nmm.data.formats import RULES, SHARD_SUFFIXES
-from nmm.data.index_file import check_index, index_path, read_index, write_index
-from nmm.data.reasons import REASONS
+from nmm.data.index_file import check_index, index_path, left_out, read_index, write_index
 from nmm.data.scan import Rules, Scan, check_statistics, refused_scan, scan_shard
 from nmm.data.tokenizer import open_tokenizer
 from nmm.record import file_sha256
@@ -283,7 +282,6 @@ def _too_bad(job: _Job, report: ShardReport) -> str:
 def _report(
     path: Path, outcome: str, header: Mapping[str, Any], samples: np.ndarray, examples: Mapping[str, str]
 ) -> ShardReport:
-    counts = np.bincount(samples["reason"], minlength=1 + len(REASONS))[1:].tolist()
     return ShardReport(
         path,
         outcome,
@@ -291,6 +289,6 @@ def _report(
         samples=len(samples),
         text_tokens=int(samples["text_tokens"].sum()),
         images=int(samples["images"].sum()),
-        bad={reason: count for reason, count in zip(REASONS, counts, strict=True) if count},
+        bad=left_out(samples),
         examples=examples,
     )

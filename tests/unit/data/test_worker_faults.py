@@ -72,6 +72,14 @@ def test_a_worker_that_hangs(config: RunConfig, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_a_slow_worker_loses_nothing(config: RunConfig, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """A batch that takes longer than the loader waits at a time comes all the same, once and in its place."""
+    monkeypatch.setattr("nmm.data.loader.POLL_SECONDS", 0.2)
+    at_step(monkeypatch, 3, lambda: time.sleep(1.1))
+    assert delivered(loader(config, workers)) == delivered(loader(config, workers=0))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_is_killed(config: RunConfig, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
     broken = loader(config, workers)
