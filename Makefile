@@ -8,7 +8,7 @@ STUDY := outputs/study
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test test-fast lint bench clean
+.PHONY: help install demo study test test-fast test-slurm lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,12 +41,17 @@ test: $(INSTALLED)  ## every test
 test-fast: $(INSTALLED)  ## unit tests only, about a minute
 	$(BIN)/python -m pytest tests/unit
 
+test-slurm: $(INSTALLED)  ## sweeps on a private SLURM cluster on this machine (Debian's packages)
+	@.ci/tools slurmctld slurmd slurm-client
+	NMM_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m slurm
+
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## what the README claims, measured here
+	@.ci/tools slurmctld slurmd slurm-client
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove outputs (not .venv)

@@ -29,12 +29,13 @@ from nmm.data.world import WorldConfig
 from nmm.model.build import build
 from nmm.record import Attempt, begin_attempt
 from nmm.resolve import finalize
-from nmm.training.callbacks import StepBoundary, StopFlag
+from nmm.training.callbacks import StepBoundary
 from nmm.training.checkpoint import TrainingState
 from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics, compile_blocks, prepare_process
 from nmm.training.parallel import make_trainer
 from nmm.training.run import _quiet, rows_of, shards_of
+from nmm.training.stopping import StopFlag
 
 Seconds = tuple[float, float]  # processor, wall
 
@@ -96,7 +97,7 @@ def whole(module: TrainingModule, batches: list[Batch], attempt: Attempt) -> tup
     """One fit: its steps, and all of it."""
     config, steady, ignore = module.config, Steady(), lambda values: None
     state = TrainingState(step=module.step)
-    boundary = StepBoundary(config, attempt, state, StopFlag(), dict, ignore, lambda cursor: {})
+    boundary = StepBoundary(config, attempt, state, StopFlag(), dict, ignore, lambda cursor: {}, lambda: 1000)
     trainer = make_trainer(config, len(batches), boundary)
     trainer.callbacks.append(steady)
     start = clocks()

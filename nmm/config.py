@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -156,6 +157,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}={value!r} must be a mapping")
+        if "_target_" in value:
+            raise ConfigError(f"{where}._target_: a configuration names no code here; take the key out")
         return {str(k): (_convert(args[1], v, f"{where}.{k}") if args[1] is not Any else v) for k, v in value.items()}
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -185,6 +188,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 # identity
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}")
 _NOT_IDENTITY = {
     "": ("sweep", "out", "logger"),
     "arch": ("vision_weights", "vision_facts"),
@@ -201,6 +205,7 @@ _NOT_IDENTITY = {
         "log_every_steps",
         "eval_every_steps",
         "progress",
+        "changed_code",
     ),
 }
 
@@ -225,6 +230,16 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def run_id(config: RunConfig) -> str:
-    """Readable prefix + 10 hex digits of the sha256 of the identity; two configs share it only if they are one run."""
+    """Readable prefix + 10 hex digits of the sha256 of the identity; two configs share it only if they are one run.
+
+    Raises ``ConfigError`` when a name in it would lead out of the directory of runs.
+    """
+    for field_name, value in (
+        ("arch.name", config.arch.name),
+        ("size.name", config.size.name),
+        ("parent.run_id", config.parent.run_id),
+    ):
+        if not _FILE_NAME.fullmatch(value) and (value or field_name == "arch.name"):
+            raise ConfigError(f"{field_name}={value!r} names a directory; use at most 120 letters, digits and . _ + -")
     digest = hashlib.sha256(canonical_json(identity(config)).encode()).hexdigest()[:10]
     return f"{config.arch.name}-{config.size.name}-{config.role}-s{config.seed}-{config.total_steps}-{digest}"

@@ -198,6 +198,7 @@ class Trainer:
     log_every_steps: int = 50
     eval_every_steps: int = 0
     progress: bool = True
+    changed_code: str = "refuse"  # refuse | accept: going on from a checkpoint that other code made
 
     @property
     def world_size(self) -> int:

@@ -17,31 +17,55 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nmm.compose import explain
+from nmm import doors
+from nmm.compose import check_command, check_composed, explain, plain
 from nmm.config import ConfigError, RunConfig, from_dict, run_id
 from nmm.frozen import read_frozen
-from nmm.record import RecordError, read_record
+from nmm.record import read_record
 from nmm.resolve import check_held_out, finalize
+from nmm.safety import harmless_environment
 from nmm.training.ranks import Place, check_ranks, is_main, place
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch: it warns of what is on purpose here
 
 
-@hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    """Compose, finalize, execute, and say what was written where."""
-    values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+def settle(composed: DictConfig) -> RunConfig:
+    """What Hydra composed as a finalized config. Raises ``ConfigError`` and what reading the data raises."""
+    if "hydra" in composed:  # the sweeper's view of a run, before any of the list is launched
+        check_composed(composed)
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        config = finalize(from_dict(values))
-        check_held_out(config)
-        if config.trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise ConfigError(
-                f"-m with trainer.devices={config.trainer.devices} x trainer.num_nodes={config.trainer.num_nodes}: "
-                "every rank would start the whole list again; use 1 x 1, or one `nmm train` for each run"
-            )
-        _execute(config, Path(config.out) / run_id(config))
-    except (ConfigError, RecordError, ValueError, FileNotFoundError) as error:
+        values = plain(ours)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    config = finalize(from_dict(values))
+    check_held_out(config)
+    return config
+
+
+def task(composed: DictConfig) -> doors.Outcome | None:
+    """Compose, finalize, execute, and say what was written where. One run of a list returns how it ended instead."""
+    listed = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        config = settle(composed)
+        directory = Path(config.out) / run_id(config)
+        if listed:
+            return doors.one_of_many(directory, lambda: _execute(config, directory), alone=_is_alone())
+        _execute(config, directory)
+    except doors.MISTAKES as error:
+        if listed:
+            raise  # the sweeper hears of it from Hydra; an exit would end the process that the other runs need
         _fail(str(error))
+    return None
+
+
+def _is_alone() -> bool:
+    """Does Hydra's launcher give each run of the list a process that the list can do without?"""
+    launcher = HydraConfig.get().launcher
+    return not (launcher._target_.endswith("BasicLauncher") or launcher.get("n_jobs") == 1)
+
+
+main = hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")(task)
 
 
 def frozen_main(arguments: list[str]) -> None:
@@ -50,7 +74,7 @@ def frozen_main(arguments: list[str]) -> None:
         _fail("--from needs a run directory, e.g. nmm train --from outputs/runs/RUN_ID trainer.devices=2")
     try:
         _execute(read_frozen(Path(arguments[0]), arguments[1:]), Path(arguments[0]).absolute())
-    except (ConfigError, RecordError, ValueError, FileNotFoundError) as error:
+    except doors.MISTAKES as error:
         _fail(str(error))
 
 
@@ -64,8 +88,8 @@ def _execute(config: RunConfig, directory: Path) -> None:
 
 
 def _train(config: RunConfig, directory: Path) -> dict[str, Any]:
-    from nmm.training.callbacks import Interrupted  # torch and lightning only once there is something to train
-    from nmm.training.run import execute
+    from nmm.training.run import execute  # torch and lightning only once there is something to train
+    from nmm.training.stopping import Interrupted
 
     try:
         return execute(config, directory)
@@ -77,6 +101,13 @@ def _train(config: RunConfig, directory: Path) -> dict[str, Any]:
 
 
 def report(record: dict[str, Any], directory: Path) -> None:
+    """The closing line; exit status 3 if the run diverged."""
+    say(record, directory)
+    if record["status"] != "done":
+        raise SystemExit(3)
+
+
+def say(record: dict[str, Any], directory: Path) -> None:
     """The closing line."""
     result, steps = record["result"], f"{record['steps']} steps"
     loss, skipped = result.get("loss", {}), sum(result.get("skipped_steps", {}).values())
@@ -87,8 +118,6 @@ def report(record: dict[str, Any], directory: Path) -> None:
     print(f"{record['status']}: {steps}{left_out}, {what} -> {directory / 'record.json'}")
     if "sft" in result:
         print(_marks(result["sft"]))
-    if record["status"] != "done":
-        raise SystemExit(3)
 
 
 def _marks(marks: dict[str, Any]) -> str:
@@ -105,9 +134,14 @@ def run() -> None:
         return frozen_main(sys.argv[2:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints several lines and ends with exit code 1
     try:
-        main()
+        doors.check_launcher(sys.argv[1:])
+        with harmless_environment():
+            check_command(sys.argv[1:])
+            main()
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error))
+    except doors.MISTAKES as error:
+        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:
@@ -116,4 +150,6 @@ def _fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    run()
+    from nmm import train  # joblib and submitit hand ``task`` to other processes by its name, which __main__ has not
+
+    train.run()

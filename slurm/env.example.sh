@@ -1,9 +1,7 @@
-# Copy to slurm/env.sh and adapt; array.sbatch sources it in every task.
+# Copy to slurm/env.sh and adapt; every task sources it first (another file: slurm.env=FILE).
 
-# module load python/3.11
-# source "$HOME/nmm/.venv/bin/activate"
-
-# export NMM_PYTHON=python     # the interpreter that has nmm installed
-# export NMM_REQUEUES=20       # how often one task may put itself back into the queue
-# export NMM_SRUN_ARGS="--cpu-bind=cores"  # more options for the srun that starts the ranks of a run
-# export NCCL_SOCKET_IFNAME=ib0  # the network between nodes, where NCCL does not find it
+# module load cuda/12.8
+# export NMM_PYTHON="$HOME/nmm/.venv/bin/python"  # where it is not the one that you launched with
+# export NMM_SRUN_ARGS="--cpu-bind=cores"         # more options for srun
+# export NCCL_SOCKET_IFNAME=ib0                   # the network between nodes, where NCCL does not find it
+# export NMM_REQUEUES=20                          # train.sbatch: how often a job may put itself back (sweeps: slurm.requeues)

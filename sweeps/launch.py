@@ -7,41 +7,44 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
+from nmm.record import DISK_ERRNOS
 from sweeps import manifest
 from sweeps.estimate import estimate, observe, published
-from sweeps.manifest import Entry, SweepError
+from sweeps.lock import LaunchError, only_launcher
+from sweeps.manifest import Entry
 from sweeps.plan import describe, duration
 from sweeps.pool import Inbox, Worker, split_cores, start_worker, usable_cores
 from sweeps.progress import Display, Tracker
-from sweeps.schedule import FINISHED, Schedule
+from sweeps.room import lack_of_room
+from sweeps.schedule import FINISHED, SAME_AGAIN, Schedule
 from sweeps.status import note_failure, run_status
 from sweeps.worker import DEFAULT_RUNNER
 
 TICK_SECONDS = 0.25
 LOOK_ELSEWHERE_SECONDS = 2.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 EARLY_DEATHS = 2  # workers that die while starting, in a row, before the launch gives up
-
-
-class LaunchError(SweepError):
-    """Another launcher is at work, or workers cannot start."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """``workers`` None: as many as cores allow. ``stop_seconds``: how long runs may take to save when asked to stop."""
+    """``workers`` None: as many as cores allow. ``stop_seconds``: how long runs may take to save when asked to stop.
+
+    ``tries``: by run, how many count against ``retries`` before this launch began. ``scheduled``: a scheduler started
+    this process and ends it, so a signal to a worker means all of us, and several signals mean no more than one.
+    """
 
     workers: int | None = None
     retries: int = 1
@@ -49,6 +52,17 @@ class Options:
     pin: bool = True
     stop_seconds: float = 30.0
     log_name: str = "worker"
+    tries: Mapping[str, int] = field(default_factory=dict)
+    scheduled: bool = False
+    changed_code: str = "refuse"  # as trainer.changed_code, for every run of this launch
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a launch ended; ``stopped_by`` is a signal's number, 0 without one."""
+
+    all_done: bool
+    stopped_by: int
 
 
 def launch(directory: Path, options: Options, console: Console) -> int:
@@ -59,32 +73,32 @@ def launch(directory: Path, options: Options, console: Console) -> int:
     """
     directory = directory.absolute()
     entries = manifest.read(directory)
-    with _only_launcher(directory):
-        return run_entries(directory, entries, entries, options, console)
+    try:
+        with only_launcher(directory):
+            result = run_entries(directory, entries, entries, options, console)
+    except OSError as error:
+        if error.errno not in DISK_ERRNOS:
+            raise
+        raise LaunchError(f"{directory} cannot be written ({error}); make room there, or make it writable") from error
+    if result.stopped_by:
+        return 128 + result.stopped_by
+    return 0 if result.all_done else 1
 
 
-@contextlib.contextmanager
-def _only_launcher(directory: Path) -> Iterator[None]:
-    folder = directory / "launcher"
-    folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaunchError(
-                f"another `nmm sweep launch` is at work on {directory}; follow it with `nmm sweep status {directory}`"
-            ) from None
-        yield
+def fresh_estimates(directory: Path, entries: Sequence[Entry]) -> list[Entry]:
+    """The lines with their estimates by the speeds that the records under ``directory`` show."""
+    speeds = observe(published(directory), [entry.config for entry in entries])
+    return [dataclasses.replace(e, estimate=estimate(e.config, speeds)) for e in entries]
 
 
 def run_entries(
     directory: Path, everything: Sequence[Entry], chosen: Sequence[Entry], options: Options, console: Console
-) -> int:
-    """Run ``chosen`` lines of the manifest ``everything``; parents may lie outside. Returns the exit status."""
+) -> Result:
+    """Run ``chosen`` lines of the manifest ``everything``; parents may lie outside."""
+    if options.changed_code == "accept":
+        chosen = [_accepting(entry) for entry in chosen]
     statuses = {entry.run_id: run_status(directory / entry.run_id) for entry in everything}
-    speeds = observe(published(directory), [entry.config for entry in chosen])
-    fresh = [dataclasses.replace(e, estimate=estimate(e.config, speeds)) for e in chosen]
-    schedule = Schedule(fresh, statuses, options.retries)
+    schedule = Schedule(fresh_estimates(directory, chosen), statuses, options.retries, options.tries)
     began, before = time.monotonic(), schedule.counts()["done"]
     stopped_by = 0
     if not schedule.over:
@@ -95,9 +109,12 @@ def run_entries(
     ran = schedule.counts()["done"] - before
     line = _closing_line(directory, schedule, ran, time.monotonic() - began, stopped_by)
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if stopped_by:
-        return 128 + stopped_by
-    return 0 if schedule.all_done else 1
+    return Result(schedule.all_done, stopped_by)
+
+
+def _accepting(entry: Entry) -> Entry:
+    trainer = dataclasses.replace(entry.config.trainer, changed_code="accept")
+    return dataclasses.replace(entry, config=dataclasses.replace(entry.config, trainer=trainer))
 
 
 def _closing_line(directory: Path, schedule: Schedule, ran: int, seconds: float, stopped_by: int) -> str:
@@ -162,20 +179,22 @@ class _Launch:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGHUP ask for a stop (one that is ignored, as under nohup, stays ignored)."""
+        """Each of ``STOP_SIGNALS`` asks for a stop (one that is ignored, as under nohup, stays ignored)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        names = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+        names = [name for name in STOP_SIGNALS if signal.getsignal(name) is not signal.SIG_IGN]
         before = {name: signal.signal(name, self._on_signal) for name in names}
         try:
             yield
         finally:
+            late = self.options.scheduled and self.stop_signal  # more of them may come while this process leaves
             for name, handler in before.items():
-                signal.signal(name, handler)
+                signal.signal(name, signal.SIG_IGN if late else handler)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self.stop_at_once = bool(self.stop_signal)  # the second one does not wait for runs to save
+        # a person's second one does not wait for runs to save; a scheduler sends several for one stop
+        self.stop_at_once = bool(self.stop_signal) and not self.options.scheduled
         self.stop_signal = self.stop_signal or signum
 
     # -- workers ------------------------------------------------------------------------------------------------------
@@ -218,6 +237,8 @@ class _Launch:
                 self.early_deaths = EARLY_DEATHS  # an import that fails will fail again
             case "interrupted":
                 worker.error = "the run was asked to stop by a signal to its worker"
+                if self.options.scheduled:
+                    self.stop_signal = self.stop_signal or signal.SIGTERM
             case "exit":
                 self._exited(worker)
 
@@ -234,7 +255,7 @@ class _Launch:
         if status == "diverged":
             self.display.say(f"diverged: {entry.run_id} ({describe(entry.config)}); its record says where")
 
-    def _failed(self, worker: Worker, error: str) -> None:
+    def _failed(self, worker: Worker, error: str, cause: str = "") -> None:
         entry = worker.current
         assert entry is not None
         worker.current = None
@@ -242,14 +263,22 @@ class _Launch:
         if self.stop_signal:
             return  # cut short by us: neither a failure nor a try
         tries = self.schedule.tries[entry.run_id]
-        note_failure(self.directory, entry.run_id, error, worker.log, tries)
-        again = self.schedule.fail(entry.run_id, error)
+        try:
+            known = note_failure(self.directory, entry.run_id, error, worker.log, tries, cause)
+        except OSError:  # no room for the note either
+            known = "disk"
+        again = self.schedule.fail(entry.run_id, error, hopeless=known in SAME_AGAIN)
         self.display.say(f"{'trying again' if again else 'failed'}: {entry.run_id}: {error}")
+        if known == "disk" and (why := lack_of_room(self.directory, entry.config)):
+            self.schedule.hold(f"not started, as {self.directory} has no room ({why})")
+            self.display.say(
+                f"no further runs are started: {self.directory} has no room ({why}); make some, launch again"
+            )
 
     def _exited(self, worker: Worker) -> None:
         del self.workers[worker.slot]
         if worker.current is not None:
-            self._failed(worker, worker.describe_end())
+            self._failed(worker, worker.describe_end(), worker.cause_of_end())
         elif not worker.ready and not self.stop_signal:
             self.early_deaths += 1
             if self.early_deaths >= EARLY_DEATHS:

@@ -1,14 +1,17 @@
 """manifest.jsonl: the frozen plan, one fully resolved run a line. Once written, conf/ no longer matters.
 
 A line is {"run_id", "role", "parent": {"run_id", "step"} | null, "config", "estimate": {"flops", "seconds",
-"memory_bytes"}}. Lines are only ever added at the end, so the numbers of SLURM chunks stay valid.
+"memory_bytes"}}; lines that ``nmm sweep next`` added also have "generation", the number of their note in DIR/next.
+Lines are only ever added at the end, so the numbers of SLURM chunks stay valid.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +21,7 @@ from nmm.config import ConfigError, RunConfig, from_dict, run_id, to_dict
 from nmm.record import write_atomic
 
 FILE_NAME = "manifest.jsonl"
+LOCK_NAME = ".manifest.lock"
 
 
 class SweepError(RuntimeError):
@@ -39,10 +43,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line."""
+    """One line. generation: 0 of the sweep as planned, else the number of the `nmm sweep next` that added it."""
 
     config: RunConfig
     estimate: Estimate
+    generation: int = 0
 
     @cached_property
     def run_id(self) -> str:
@@ -73,8 +78,17 @@ def _line(entry: Entry) -> str:
         "parent": parent,
         "config": to_dict(entry.config),
         "estimate": dataclasses.asdict(entry.estimate),
-    }
+    } | ({"generation": entry.generation} if entry.generation else {})
     return json.dumps(values, sort_keys=True, allow_nan=False)
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Wait until no other process reads and then writes the manifest: else of two that add lines one would be lost."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / LOCK_NAME, "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write(directory: Path, entries: Sequence[Entry]) -> Path:
@@ -83,6 +97,18 @@ def write(directory: Path, entries: Sequence[Entry]) -> Path:
     data = "".join(_line(entry) + "\n" for entry in entries).encode()
     path = directory / FILE_NAME
     write_atomic(path, lambda file: file.write(data))
+    return path
+
+
+def append(directory: Path, entries: Sequence[Entry]) -> Path:
+    """Add lines at the end, atomically; what is there stays as it is, byte by byte. Raises ``ManifestError``."""
+    path = directory / FILE_NAME
+    with alone(directory):
+        _check_parents([*read(directory), *entries], str(path))
+        before = path.read_bytes()
+        data = b"" if before.endswith(b"\n") else b"\n"
+        data += "".join(_line(entry) + "\n" for entry in entries).encode()
+        write_atomic(path, lambda file: file.write(before + data))
     return path
 
 
@@ -102,14 +128,14 @@ def read(directory: Path) -> list[Entry]:
 def _parse(line: str, where: str) -> Entry:
     try:
         values: dict[str, Any] = json.loads(line)
-        entry = Entry(from_dict(values["config"]), Estimate(**values["estimate"]))
+        entry = Entry(from_dict(values["config"]), Estimate(**values["estimate"]), int(values.get("generation", 0)))
         named, role = values["run_id"], values["role"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except ConfigError as error:
+        raise ManifestError(f"{where} was edited by hand or made by another version: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(
             f"{where} is not a line of a manifest ({error!r}); plan again into a new directory"
         ) from error
-    except ConfigError as error:
-        raise ManifestError(f"{where} was edited by hand or made by another version: {error}") from error
     if named != entry.run_id or role != entry.role:
         raise ManifestError(
             f"{where}: run_id {named} does not belong to its config (that is {entry.run_id}): edited by hand or made "
@@ -132,17 +158,18 @@ def _check_parents(entries: Sequence[Entry], where: str) -> None:
 def merge(old: Sequence[Entry], new: Sequence[Entry]) -> list[Entry]:
     """The lines to write when ``new`` is planned over ``old``: the old ones as they stand, then what ``new`` adds.
 
-    Raises ``ManifestError`` when ``new`` drops or changes a line of ``old``.
+    What ``nmm sweep next`` added need not be in ``new``. Raises ``ManifestError`` when ``new`` drops or changes another
+    line of ``old``.
     """
     planned = {entry.run_id: entry for entry in new}
-    gone = [entry.run_id for entry in old if entry.run_id not in planned]
+    gone = [entry.run_id for entry in old if entry.run_id not in planned and not entry.generation]
     if gone:
         raise ManifestError(
             f"another plan is already there: {len(gone)} of its {len(old)} runs are not in this one (first: {gone[0]})."
             " A plan may only grow; plan into another directory, or delete the old manifest.jsonl (finished runs stay)."
             " A new token count changes its trunk, so it needs a new directory too"
         )
-    for entry in old:
+    for entry in (e for e in old if e.run_id in planned):
         changed = _differences(to_dict(entry.config), to_dict(planned[entry.run_id].config))
         if changed:
             raise ManifestError(

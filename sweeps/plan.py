@@ -44,13 +44,14 @@ def make_plan(spec: SweepSpec, out: Path, composer: Compose = compose) -> Plan:
     speeds = observe(published(out), configs)
     entries = order([Entry(config, estimate(config, speeds)) for config in configs])
     path = out / manifest.FILE_NAME
-    if not path.exists():
-        return Plan(entries, len(entries), manifest.write(out, entries), speeds)
-    old = manifest.read(out)
-    merged = manifest.merge(old, entries)
-    if len(merged) > len(old):
-        manifest.write(out, merged)
-    return Plan(merged, len(merged) - len(old), path, speeds)
+    with manifest.alone(out):
+        if not path.exists():
+            return Plan(entries, len(entries), manifest.write(out, entries), speeds)
+        old = manifest.read(out)
+        merged = manifest.merge(old, entries)
+        if len(merged) > len(old):
+            manifest.write(out, merged)
+        return Plan(merged, len(merged) - len(old), path, speeds)
 
 
 def order(entries: Sequence[Entry]) -> list[Entry]:

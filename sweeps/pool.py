@@ -18,6 +18,7 @@ from typing import Any
 import sweeps
 from nmm.config import ConfigError, to_dict
 from sweeps.manifest import Entry
+from sweeps.oom import oom_kills
 
 Inbox = queue.Queue[tuple["Worker", dict[str, Any]]]
 
@@ -32,6 +33,7 @@ class Worker:
     ready: bool = False
     current: Entry | None = None
     error: str = ""  # what it said before it ended by itself
+    oom_kills_before: int = 0
     _closing: bool = field(default=False, repr=False)
 
     @property
@@ -76,6 +78,11 @@ class Worker:
             return f"the worker process was ended by {signal.Signals(-code).name}{hint} (log: {self.log})"
         return f"the worker process exited with status {code} (log: {self.log})"
 
+    def cause_of_end(self) -> str:
+        """Its cause (``nmm.record.CAUSES``): exit, or oom when the kernel has killed for memory meanwhile."""
+        killed = self.process.returncode == -signal.SIGKILL
+        return "oom" if killed and oom_kills() > self.oom_kills_before else "exit"
+
 
 def start_worker(slot: int, cores: Sequence[int], threads: int, runner: str, log: Path, inbox: Inbox) -> Worker:
     """Start one worker on ``cores`` (empty: not pinned), its prints appended to ``log``."""
@@ -91,7 +98,7 @@ def start_worker(slot: int, cores: Sequence[int], threads: int, runner: str, log
             env=_environment(threads),
             start_new_session=True,  # Ctrl-C in the terminal reaches the launcher only, which then asks politely
         )
-    worker = Worker(slot, process, log)
+    worker = Worker(slot, process, log, oom_kills_before=oom_kills())
     threading.Thread(target=_listen, args=(worker, inbox), daemon=True).start()
     return worker
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,36 +15,19 @@ from nmm.record import attempts
 from sweeps.estimate import own_tokens
 from sweeps.manifest import Entry
 from sweeps.plan import big, describe, duration
+from sweeps.rows import last_rows
 from sweeps.schedule import Schedule
 
 LINE_EVERY_SECONDS = 15.0
-TAIL_BYTES = 4096
 
 
 def last_step(run: Path) -> int | None:
     """The newest step in the newest attempt's metrics.jsonl that has any; None before the first line."""
     for attempt in reversed(attempts(run)):
-        path = attempt / "metrics.jsonl"
-        if not path.exists():
-            continue
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            lines = file.read().split(b"\n")
-        for line in reversed(lines):
-            step = _step(line)
-            if step is not None:
-                return step
+        rows = last_rows(attempt / "metrics.jsonl")
+        if rows:
+            return int(rows[-1]["step"])
     return None
-
-
-def _step(line: bytes) -> int | None:
-    """The step of a whole line; None for a torn one (the file is being written, or its writer was killed)."""
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return None
-    step = values.get("step") if isinstance(values, dict) else None
-    return step if isinstance(step, int) else None
 
 
 @dataclass

@@ -17,12 +17,17 @@ from nmm.frozen import changes_from
 from nmm.record import read_record, write_config
 from sweeps.manifest import SweepError
 
+# Exit statuses of ranks that saved and left, or that the signal met before they could listen (srun too says 128 + n).
+ASKED_TO_STOP = {
+    code for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) for code in (128 + s, -s)
+}
+
 
 def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     """Execute the run as its ranks and return its record; the contract of every runner (``sweeps.worker``).
 
-    A ``SystemExit`` in this process stops the ranks at their next step and goes on up once they have saved. Raises
-    ``SweepError`` when they end without a record.
+    A ``SystemExit`` in this process stops the ranks at their next step and goes on up once they have saved; ranks that
+    a signal stopped make one. Raises ``SweepError`` when they end without a record otherwise.
     """
     write_config(directory, {"run_id": run_id(config), "identity": identity(config), "settings": to_dict(config)})
     ranks = subprocess.Popen(
@@ -37,6 +42,8 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
         ranks.wait()
         raise
     record = read_record(directory)
+    if record is None and status in ASKED_TO_STOP:
+        raise SystemExit(status)  # the signal came to the ranks themselves, as a preempted job's does
     if record is None:
         raise SweepError(f"the ranks of {directory.name} ended with status {status} and without a record")
     return record

@@ -13,12 +13,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from sweeps.manifest import Entry
 
 FINISHED = ("done", "diverged")  # has a record: running it again would change nothing
+SAME_AGAIN = ("oom", "config", "data", "disk")  # causes: the same run in the same place would end the same way
 
 
 class Schedule:
-    """The state of one launch over ``entries``; ``statuses`` covers the whole manifest, so parents may lie outside."""
+    """The state of one launch over ``entries``; ``statuses`` covers the whole manifest, so parents may lie outside.
 
-    def __init__(self, entries: Sequence[Entry], statuses: Mapping[str, str], retries: int) -> None:
+    ``tries``: by run, what counts against ``retries`` already.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        statuses: Mapping[str, str],
+        retries: int,
+        tries: Mapping[str, int] | None = None,
+    ) -> None:
         self.entries = {entry.run_id: entry for entry in entries}
         self.retries = retries
         self.done = {run for run, status in statuses.items() if status == "done"}
@@ -28,7 +38,7 @@ class Schedule:
         self.running: dict[str, int] = {}
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
-        self.tries: Counter[str] = Counter()
+        self.tries: Counter[str] = Counter(tries or {})
         self._shape_of: dict[int, tuple[str, str]] = {}
         self._block()
 
@@ -84,15 +94,20 @@ class Schedule:
         (self.done if status == "done" else self.diverged).add(run)
         self._block()
 
-    def fail(self, run: str, error: str) -> bool:
+    def fail(self, run: str, error: str, hopeless: bool = False) -> bool:
         """A run crashed. True when it will be tried again; otherwise it is failed and its branches are blocked."""
         self.running.pop(run)
-        if self.tries[run] <= self.retries:
+        if self.tries[run] <= self.retries and not hopeless:
             self.waiting[run] = self.entries[run]
             return True
         self.failed[run] = error
         self._block()
         return False
+
+    def hold(self, reason: str) -> None:
+        """Start no further run: ``reason`` stops all that wait, and what runs now may end."""
+        self.blocked |= dict.fromkeys(self.waiting, reason)
+        self.waiting.clear()
 
     def release(self, run: str) -> None:
         """Another process let go of this run without finishing it: it is ours to run."""

@@ -1,4 +1,4 @@
-"""What a sweep asks for: conf/sweep/X.yaml, or a user's own file, with ``key=value`` overrides, checked and frozen."""
+"""What a sweep asks for: sweeps/recipes/X.yaml or a user's file, with ``key=value`` overrides, checked and frozen."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from nmm.compose import CONFIG_MODULE
+from nmm.compose import plain
 from nmm.config import ConfigError
+from nmm.safety import check_texts
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,24 @@ _SWEPT = {  # what the grid itself sets, and the sweep key that changes it
 
 
 def available() -> list[str]:
-    """Names of the sweeps that ship in conf/sweep/."""
-    folder = resources.files(CONFIG_MODULE) / "sweep"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    """Names of the sweeps that ship in sweeps/recipes/ (in conf/, Hydra would take the field ``sweep`` for a group)."""
+    return sorted(e.name.removesuffix(".yaml") for e in _recipes().iterdir() if e.name.endswith(".yaml"))
+
+
+def _recipes() -> Traversable:
+    return resources.files("sweeps") / "recipes"
 
 
 def load_spec(name: str, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep by name or yaml path; ``key=value`` overrides change its keys or every run's config.
 
-    Raises ``ConfigError`` for an unknown sweep, key or value.
+    Raises ``ConfigError`` for an unknown sweep, key or value, and for what names code or reads a secret.
     """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    check_texts(list(overrides))
     mine = [o.lstrip("+") for o in overrides if _key(o).split(".")[0] in SPEC_KEYS]
     rest = [o for o in overrides if _key(o).split(".")[0] not in SPEC_KEYS]
     text = _read_text(name)
@@ -78,8 +84,8 @@ def load_spec(name: str, overrides: Sequence[str] = ()) -> SweepSpec:
         written: Any = OmegaConf.create(text)
         if not isinstance(written, DictConfig):
             raise ConfigError(f"sweep {name} holds a list; a sweep file holds keys ({', '.join(SPEC_KEYS)})")
-        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(mine))
-        values: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        merged = cast(DictConfig, OmegaConf.merge(written, OmegaConf.from_dotlist(mine)))
+        values = plain(merged)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"sweep {name}: {' '.join(str(error).split())}") from error
     spec = spec_from_dict(values, rest)
@@ -95,7 +101,7 @@ def _read_text(name: str) -> str:
         return Path(name).read_text(encoding="utf-8")
     if name not in available():
         raise ConfigError(f"sweep={name!r} does not exist; there are {', '.join(available())}, or give a .yaml file")
-    return (resources.files(CONFIG_MODULE) / "sweep" / f"{name}.yaml").read_text(encoding="utf-8")
+    return (_recipes() / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _key(override: str) -> str:

@@ -8,6 +8,7 @@ while a run is on, the launcher is gone: the worker asks itself to stop, and die
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import json
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs_in, events_out = _take_over_stdio()
     if arguments.cores:
         os.sched_setaffinity(0, {int(core) for core in arguments.cores.split(",")})
-    _stop_on_sigterm()
+    _stop_when_asked()
     try:
         runner = load_runner(arguments.runner)
     except Exception as error:  # the boundary to foreign code: whatever it raises at import is reported, then fatal
@@ -74,11 +75,17 @@ def load_runner(dotted: str) -> Runner:
     return found
 
 
-def _stop_on_sigterm() -> None:
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # srun sends them to every process of a step
+
+
+def _stop_when_asked() -> None:
     def stop(signum: int, frame: FrameType | None) -> None:
+        for name in STOP_SIGNALS:  # the launcher, told as well, asks once more: the run is saying how it ended by then
+            signal.signal(name, signal.SIG_IGN)
         raise SystemExit(128 + signum)
 
-    signal.signal(signal.SIGTERM, stop)
+    for name in STOP_SIGNALS:
+        signal.signal(name, stop)
 
 
 class _Inbox:
@@ -125,8 +132,8 @@ def _serve(runner: Runner, jobs_in: IO[str], events_out: IO[str]) -> int:
 def run_job(runner: Runner, job: dict[str, Any]) -> dict[str, Any]:
     """Execute one job and turn whatever happens into one event."""
     run, began = job["run_id"], time.monotonic()
-    _stop_on_sigterm()  # a runner may have left its own handler
-    print(f"--- {run}: begins", file=sys.stderr, flush=True)
+    _stop_when_asked()  # a runner may have left its own handler
+    _log(f"--- {run}: begins")
     try:
         config = from_dict(job["config"])
         chosen = ranks.execute if config.trainer.world_size > 1 else runner
@@ -137,7 +144,7 @@ def run_job(runner: Runner, job: dict[str, Any]) -> dict[str, Any]:
         _log_traceback(error)
         return {"event": "failed", "run_id": run, "error": summarize(error)}
     seconds = time.monotonic() - began
-    print(f"--- {run}: {record.get('status')} after {seconds:.2f} s", file=sys.stderr, flush=True)
+    _log(f"--- {run}: {record.get('status')} after {seconds:.2f} s")
     return {"event": "done", "run_id": run, "status": record.get("status"), "seconds": seconds}
 
 
@@ -150,7 +157,12 @@ def summarize(error: BaseException) -> str:
 
 
 def _log_traceback(error: BaseException) -> None:
-    print("".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    _log("".join(traceback.format_exception(error)))
+
+
+def _log(text: str) -> None:
+    with contextlib.suppress(OSError):  # the log may lie on a disk that is full; the run's error is the news, not this
+        print(text, file=sys.stderr, flush=True)
 
 
 def _send(events_out: IO[str], event: dict[str, Any]) -> None:

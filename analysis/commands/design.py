@@ -13,6 +13,7 @@ from rich.table import Table
 
 from analysis.commands.chosen import add_fit_options, chosen_fit, sample_of
 from analysis.commands.shared import guarded, parser, values
+from analysis.decisions.candidates import read_candidates
 from analysis.decisions.design import MAX_RUNS, Plan, design
 from analysis.notation import compute_text, shown
 from analysis.result import write_json
@@ -21,6 +22,7 @@ from analysis.simulation.simulator import Noise
 _EXAMPLES = """examples:
   nmm design fits.json --quantity beta --budget 1e21
   nmm design fits.json --quantity 'loss(1e23)' --budget 5e21 --json plan.json
+  nmm design fits.json --quantity alpha --budget 1e15 --candidates runs.csv   # only runs that can really be made
 """
 
 
@@ -39,6 +41,11 @@ def design_main(argv: Sequence[str] | None = None) -> int:
     found.add_argument(
         "--beyond", type=float, default=4.0, metavar="X", help="as far outside the tests (default %(default)s)"
     )
+    found.add_argument(
+        "--candidates", type=Path, default=None, metavar="FILE",
+        help="the runs to choose from: .json or .csv with N, D (one or several), flops, and where wanted name, runs "
+        "(how many it counts as) and beside (id of a fitted row whose run it continues); default: around the tests",
+    )  # fmt: skip
     found.add_argument("--run-noise", type=float, default=None, help="standard deviation of ln L of a run")
     found.add_argument(
         "--row-noise", type=float, default=None, help="of a row within its run (both default: residuals)"
@@ -56,6 +63,7 @@ def _design(options: argparse.Namespace, console: Console) -> None:
         noise = Noise(options.run_noise or 0.0, options.row_noise or 0.0)
     plan = design(
         fit, sample_of(study, fit, options), options.quantity, options.budget, noise=noise,
+        candidates=read_candidates(options.candidates) if options.candidates else None,
         max_runs=options.max_runs, beyond=options.beyond, given=values("--at", options.at),
     )  # fmt: skip
     console.print(_table(plan))
@@ -69,10 +77,12 @@ def _design(options: argparse.Namespace, console: Console) -> None:
 
 def _table(plan: Plan) -> Table:
     table = Table(title=f"runs to add for {plan.quantity}, now {shown(plan.before, False)}", box=SIMPLE_HEAD)
-    for name in ("N", "D", "FLOPs", "spent so far", f"expected {plan.quantity}", "width"):
+    named = any(step.run.name for step in plan.steps)
+    for name in (*(["run"] if named else []), "N", "D", "FLOPs", "spent so far", f"expected {plan.quantity}", "width"):
         table.add_column(name)
     for step, row in zip(plan.steps, plan.rows(), strict=True):
         table.add_row(
+            *([step.run.name] if named else []),
             f"{step.run.size:.3g}", str(row["D"]), compute_text(step.run.flops), compute_text(step.cumulative),
             shown(step.after, False), f"x {step.ratio:.2f}",
         )  # fmt: skip

@@ -18,36 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from analysis.decisions.candidates import BEYOND as BEYOND
+from analysis.decisions.candidates import Candidate as Candidate
+from analysis.decisions.candidates import affordable, beside_known, continued, rows_of, scatter_beside
+from analysis.decisions.candidates import default_candidates as default_candidates
 from analysis.decisions.information import blocks_of
 from analysis.decisions.optimum import Cost, Landscape, landscape
-from analysis.decisions.selection import Choice, best_set, blind_variance, in_order, repeated_variance
+from analysis.decisions.selection import Choice, Weighing, best_set, blind_variance, in_order, repeated_variance
 from analysis.engine.jet import Array
 from analysis.fit import FitError, held, prepare
 from analysis.result import FitResult, Interval
 from analysis.rows.table import Sample
 from analysis.simulation.simulator import Design, Noise
 from analysis.uncertainty.noise import trunk_noise
-from analysis.uncertainty.quantities import Quantity, quantity
+from analysis.uncertainty.quantities import Quantity, bootstrap_interval, quantity
 
 MAX_RUNS = 24
-BEYOND = 4.0
-_GRID = 9
 _WIDE = 4.0
-_LESS = 1.0 - 1e-9
 _FEW_PLACES = 3
 _REPEAT = (
     "repeating the existing runs tells as much: more of the cheap ones (max_runs) or other candidates may do better"
 )
 _Z = float(stats.norm.ppf(0.975))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A run that could be trained: N, the token counts of its checkpoints in rising order, and its FLOPs."""
-
-    size: float
-    tokens: tuple[float, ...]
-    flops: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,10 @@ class Step:
 class Plan:
     """The runs to add, the one that tells most per FLOP first.
 
-    ratio: width of the expected interval (in logarithms for positive quantities) after all runs over that before.
+    before, after: under the noise assumed, as if it were known. fitted: of the fit's own draws, wider where few runs
+    say how noisy runs are, and not known without draws; expected: ``fitted`` shrunk by ``ratio``, else ``after``.
+    ratio: width of the expected interval (in logarithms for positive quantities) after all runs over that before, of
+    the fit as it is: rows weigh alike, though those of one run share noise.
     repeat_ratio: the same for repeating the existing runs, cheapest first and as many as it takes, for at most the
     FLOPs spent; None when they buy none. blind_ratio: the median over blind choices among the candidates for the
     budget. noise: as assumed. notes: what limits the promise.
@@ -77,6 +72,8 @@ class Plan:
     noise: Noise
     before: Interval
     after: Interval
+    fitted: Interval
+    expected: Interval
     ratio: float
     steps: tuple[Step, ...]
     repeat_ratio: float | None
@@ -126,8 +123,9 @@ def design(
     """Choose runs to add to ``sample``, to which ``fit`` was made, for at most ``budget`` FLOPs in all.
 
     wanted: see ``uncertainty.quantities``, as "alpha" or "N*(1e22)". noise: of ln L, from the residuals by default.
-    candidates: possible runs, each of which may be chosen again (another seed); by default ``default_candidates``, up
-    to ``beyond`` times the tested sizes and tokens. max_runs: at most so many. given: values of further columns of the
+    candidates: possible runs, each of which may be chosen again (another seed) unless it continues a run of the sample;
+    by default ``default_candidates``, up to ``beyond`` times the tested sizes and tokens. max_runs: at most so many,
+    counted as the candidates say. given: values of further columns of the
     law for the new runs. Raises ``ValueError`` for an unknown quantity or one that has no value under the fit, a law
     that is not one of N and D, noise without any size, or a budget that buys no candidate.
     """
@@ -141,17 +139,26 @@ def design(
     if not noise.total > 0:
         raise ValueError("the noise is 0, so nothing is uncertain; give noise=Noise(run=..., row=...)")
     offered = list(candidates) if candidates is not None else default_candidates(land, sample, beyond)
-    offered = _affordable(offered, budget)
+    offered = affordable(offered, budget, max_runs)
     codes = np.unique(sample.cluster, return_inverse=True)[1].astype(np.intp)
     now = blocks_of(land, fit.theta, sample.columns, codes, noise.run, noise.row, free)
     information = now.information.sum(axis=0)
-    rows, of_run = _rows_of(offered)
+    rows, of_run = rows_of(offered)
     new = blocks_of(land, fit.theta, rows, of_run, noise.run, noise.row, free)
-    choice = Choice(new, np.array([c.flops for c in offered]), information, slope)
+    beside = continued(offered, sample, codes)
+    told = now.normal.sum(axis=0), now.scatter.sum(axis=0)
+    weighing = Weighing(new.normal, scatter_beside(new, now, beside, noise.run), *told)
+    new = beside_known(new, now, beside, noise.run)
+    flops, counts = np.array([c.flops for c in offered]), np.array([c.runs for c in offered])
+    choice = Choice(new, flops, information, slope, counts, beside, weighing)
     picked = in_order(choice, best_set(choice, budget, max_runs))
     steps = _steps(choice, picked, offered, aim, point)
-    old = Choice(now, _flops_of_runs(land, sample, codes), information, slope)
+    again = Weighing(now.normal, now.scatter, *told)
+    old = Choice(now, _flops_of_runs(land, sample, codes), information, slope, weighing=again)
     before = choice.variance()
+    ratio = float(np.sqrt(choice.variance(picked) / before))
+    after = _interval(aim, point, choice.variance(picked))
+    fitted = fit.ci.get(wanted) or bootstrap_interval(fit, aim)
     repeat = repeated_variance(old, choice.spent(picked))
     return Plan(
         quantity=wanted,
@@ -159,8 +166,10 @@ def design(
         spent=choice.spent(picked),
         noise=noise,
         before=_interval(aim, point, before),
-        after=_interval(aim, point, choice.variance(picked)),
-        ratio=float(np.sqrt(choice.variance(picked) / before)),
+        after=after,
+        fitted=fitted,
+        expected=_shrunk(aim, fitted, ratio) if fitted.known else after,
+        ratio=ratio,
         steps=steps,
         repeat_ratio=None if repeat is None else float(np.sqrt(repeat / before)),
         blind_ratio=float(np.sqrt(blind_variance(choice, budget, max_runs, seed) / before)),
@@ -186,26 +195,6 @@ def residual_noise(fit: FitResult, sample: Sample) -> Noise:
     return Noise(float(np.sqrt(found.trunk)), float(np.sqrt(found.row)))
 
 
-def default_candidates(land: Landscape, sample: Sample, beyond: float = BEYOND) -> list[Candidate]:
-    """Log-spaced N and D over the tested ranges and up to ``beyond`` times their ends, at a D / N that was tested.
-
-    Outside the tested D / N a law is least to be trusted, and that is where a design would otherwise go first. Where
-    the runs of the sample have several rows, so do these: as many as their median, at the largest D and the grid values
-    below it.
-    """
-    size, tokens = (
-        np.geomspace(land.ranges[name][0], land.ranges[name][1] * max(beyond, 1.0), _GRID) for name in ("N", "D")
-    )
-    ratio = sample.tokens / sample.size
-    rows = int(np.median(np.bincount(np.unique(sample.cluster, return_inverse=True)[1])))
-    found = []
-    for n in size:
-        for last in np.nonzero((tokens >= ratio.min() * n * _LESS) & (tokens * _LESS <= ratio.max() * n))[0]:
-            points = tuple(map(float, tokens[max(0, last + 1 - rows) : last + 1]))
-            found.append(Candidate(float(n), points, float(land.compute(n, tokens[last]))))
-    return found
-
-
 def _aimed(aim: Quantity, theta: Array, free: NDArray[np.bool_]) -> tuple[float, Array]:
     """The quantity and the derivative of its scaled value with respect to the free parameters."""
     slope = aim.gradient(theta[None], free)[0][free]
@@ -213,25 +202,6 @@ def _aimed(aim: Quantity, theta: Array, free: NDArray[np.bool_]) -> tuple[float,
     if not (np.isfinite(point) and np.isfinite(slope).all()):
         raise ValueError(f"{aim.name} has no value under this fit, so no run can narrow it")
     return point, slope
-
-
-def _affordable(offered: list[Candidate], budget: float) -> list[Candidate]:
-    found = [c for c in offered if c.flops <= budget]
-    if not found:
-        cheapest = min((c.flops for c in offered), default=float("nan"))
-        raise ValueError(
-            f"{budget:.3g} FLOPs buy none of the {len(offered)} candidates; the cheapest costs {cheapest:.3g}"
-        )
-    return found
-
-
-def _rows_of(offered: Sequence[Candidate]) -> tuple[dict[str, Array], NDArray[np.intp]]:
-    lengths = [len(c.tokens) for c in offered]
-    columns = {
-        "N": np.repeat([c.size for c in offered], lengths),
-        "D": np.concatenate([np.array(c.tokens, dtype=float) for c in offered]),
-    }
-    return columns, np.repeat(np.arange(len(offered)), lengths).astype(np.intp)
 
 
 def _flops_of_runs(land: Landscape, sample: Sample, codes: NDArray[np.intp]) -> Array:
@@ -262,12 +232,23 @@ def _interval(aim: Quantity, point: float, variance: float) -> Interval:
     return Interval(point, float(point - reach), float(point + reach))
 
 
+def _shrunk(aim: Quantity, item: Interval, ratio: float) -> Interval:
+    """The interval with both ends moved towards the value, on the scale of the quantity."""
+    scale = np.log if aim.log else np.asarray
+    with np.errstate(divide="ignore"):
+        value, low, high = (float(scale(v)) for v in (item.value, item.low, item.high))
+    low, high = (float(aim.natural(value + ratio * (end - value))) for end in (low, high))
+    return Interval(item.value, low, high)
+
+
 def _notes(fit: FitResult, aim: Quantity, variance: float, picked: Sequence[Candidate]) -> tuple[str, ...]:
     """Where the promise is weak: runs outside the tests, flat directions, an interval too wide to be linear."""
     notes = []
     outside = [c for c in picked if c.size > fit.size_range[1] * 1.001 or c.tokens[-1] > fit.tokens_range[1] * 1.001]
     if outside:
         notes.append(f"{len(outside)} of {len(picked)} runs lie beyond the tested N or D, where the law is unproven")
+    if not picked:
+        notes.append(f"no run on offer narrows {aim.name}, as this fit weighs its rows")
     places = len({(c.size, c.tokens) for c in picked})
     if len(picked) > places and places <= _FEW_PLACES:
         notes.append(f"only {places} different runs, repeated: best if the law is right, and blind to where it is not")

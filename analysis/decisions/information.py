@@ -20,7 +20,7 @@ from analysis.engine.jet import Array
 from analysis.engine.objective import Objective
 from analysis.engine.problem import derivatives, make_problem
 
-_RIDGE = 1e-12
+RIDGE = 1e-12
 _LEAST_NOISE = 1e-6
 
 
@@ -47,15 +47,32 @@ def noise_matrix(lengths: NDArray[np.intp], width: int, run: float, row: float) 
 
 @dataclass(frozen=True)
 class Blocks:
-    """jacobian (M, k, P) and noise (M, k, k) of M runs, zero-padded to the longest."""
+    """jacobian (M, k, P) and noise (M, k, k) of M runs, zero-padded to the longest. weight (M, k): what a fit gives to
+    every row of ln L, 1 by default."""
 
     jacobian: Array
     noise: Array
+    weight: Array | None = None
 
     @cached_property
     def information(self) -> Array:
         """J' V^-1 J of every run, (M, P, P)."""
         return self.jacobian.transpose(0, 2, 1) @ np.linalg.solve(self.noise, self.jacobian)
+
+    @cached_property
+    def weighted(self) -> Array:
+        """W J of every run, (M, k, P)."""
+        return self.jacobian if self.weight is None else self.jacobian * self.weight[:, :, None]
+
+    @property
+    def normal(self) -> Array:
+        """J' W J of every run, (M, P, P)."""
+        return np.asarray(np.einsum("mkp,mkq->mpq", self.weighted, self.jacobian))
+
+    @property
+    def scatter(self) -> Array:
+        """J' W V W J of every run, (M, P, P): how much the score of a fit varies that weighs rows by W alone."""
+        return np.asarray(np.einsum("mkp,mkl,mlq->mpq", self.weighted, self.noise, self.weighted, optimize=True))
 
     def gains(self, covariance: Array, gradient: Array) -> Array:
         """How much each run alone would lower the variance of a quantity, (M,), from covariance (P, P)."""
@@ -83,12 +100,17 @@ def blocks_of(
     place = np.concatenate([np.arange(length) for length in lengths])
     jacobian = np.zeros((len(lengths), int(lengths.max()), rows.shape[1]))
     jacobian[codes[order], place] = rows[order]
-    return Blocks(jacobian, noise_matrix(lengths, jacobian.shape[1], run, row))
+    weight = None
+    if land.added:  # such a fit is to the logarithm of the excess over a known entropy
+        loss = land.loss(theta[None])(columns["N"], columns["D"])
+        weight = np.zeros(jacobian.shape[:2])
+        weight[codes[order], place] = np.broadcast_to((loss / (loss - land.added)) ** 2, (len(rows),))[order]
+    return Blocks(jacobian, noise_matrix(lengths, jacobian.shape[1], run, row), weight)
 
 
 def inverse_information(information: Array) -> Array:
     """Covariance (P, P); directions that no run informs get a huge but finite variance."""
     scale = 1.0 / np.sqrt(np.maximum(np.diag(information), 1e-300))
     values, vectors = np.linalg.eigh(scale[:, None] * information * scale[None, :])
-    values = np.maximum(values, _RIDGE)
+    values = np.maximum(values, RIDGE)
     return np.asarray(scale[:, None] * ((vectors / values) @ vectors.T) * scale[None, :])

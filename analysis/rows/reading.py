@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.rows.columns import TableError
-from nmm.record import load_table
+from nmm.record import scan
 
 Source: TypeAlias = str | Path | pd.DataFrame | Mapping[str, Any] | Iterable[Mapping[str, Any]]
+MAX_LISTED = 20  # of records that cannot be read
 FORMATS = ".parquet, .csv, .jsonl or .json (the last three also with .gz)"
 
 
@@ -23,7 +24,8 @@ def read_rows(source: Source) -> pd.DataFrame:
     """A frame of its own (the source is never written), with text column names and rows numbered from 0.
 
     source: sweep directory; .parquet, .csv, .jsonl, .json file (a JSON array of rows, or an object of columns); frame;
-    list of dicts; dict of arrays. A named index becomes a column.
+    list of dicts; dict of arrays. A named index becomes a column. Records of a sweep directory that cannot be read are
+    left out and listed in ``frame.attrs["notes"]``.
     Raises ``TableError`` for a missing path, an unknown suffix, a file that does not parse, columns of unequal length,
     a column name that occurs twice, or an empty table.
     """
@@ -45,7 +47,7 @@ def describe(source: object) -> str:
 
 def _read_path(path: Path) -> pd.DataFrame:
     if path.is_dir():
-        return pd.DataFrame(load_table(path))
+        return _read_directory(path)
     if not path.is_file():
         raise TableError(f"{path} does not exist; give a sweep directory or a table: {FORMATS}")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -65,6 +67,19 @@ def _read_path(path: Path) -> pd.DataFrame:
     except (ValueError, EOFError, zlib.error) as error:
         raise TableError(f"{path} cannot be read as {suffix}: {error}") from error
     raise TableError(f"{path}: cannot read a {suffix or 'suffixless'} file; use {FORMATS}")
+
+
+def _read_directory(path: Path) -> pd.DataFrame:
+    found = scan(path)
+    frame = pd.DataFrame(found.rows)
+    listed = "; ".join(f"{record}: {reason}" for record, reason in found.unread[:MAX_LISTED])
+    if len(found.unread) > MAX_LISTED:
+        listed += f"; and {len(found.unread) - MAX_LISTED} more (`nmm sweep table` lists them all)"
+    if frame.empty and listed:
+        raise TableError(f"no finished run in {path}; {len(found.unread)} records cannot be read: {listed}")
+    if listed:
+        frame.attrs["notes"] = (f"{len(found.unread)} records cannot be read and are left out: {listed}",)
+    return frame
 
 
 def _text(path: Path) -> str:

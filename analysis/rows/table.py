@@ -184,7 +184,8 @@ def load(
     N, D and C must be positive, extras finite. Which rows are one run: see ``analysis.rows.cleaning``.
     Raises ``TableError`` when a column is missing (the message lists them), ``keep`` is unreadable, or no row is left.
     """
-    raw, columns = apply_conventions(read_rows(source), columns or Columns())
+    read = read_rows(source)
+    raw, columns = apply_conventions(read, columns or Columns())
     if CURVE_SYMBOLS & set(needed):
         needed = (*(symbol for symbol in needed if symbol not in CURVE_SYMBOLS), "step", "lr")
     frame, columns, symbols = _complete(raw, columns, needed)
@@ -197,7 +198,7 @@ def load(
     if kept.empty:
         first = "; ".join(f"{e.run_id}: {e.reason}" for e in exclusions[:3])
         raise TableError(f"all {len(frame)} rows of {describe(source)} are excluded ({first} ...)")
-    notes = comparability(kept, columns, symbols)
+    notes = (*read.attrs.get("notes", ()), *comparability(kept, columns, symbols))
     return RunTable(kept, frame, columns, exclusions, describe(source), min_tokens, symbols, keep, positive_loss, notes)
 
 

@@ -21,9 +21,14 @@ from nmm.data.indexed import IndexedSources
 from nmm.data.manifest import Shards
 from nmm.data.reading import ShardError
 from nmm.data.source import RowSource
+from nmm.data.worker_signals import leave_signals_to_parent
 
 WORKER_TIMEOUT_SECONDS = 300
 POLL_SECONDS = 5.0
+
+
+class WorkerLost(ShardError):
+    """A data worker died or hung; the shards may well be sound, so the same again can succeed."""
 
 
 class TrainLoader:
@@ -37,7 +42,7 @@ class TrainLoader:
         num_workers: Processes that build batches ahead; 0 builds them here, which is fast enough for rendered shards.
         timeout: Seconds to wait for a worker's batch before giving up.
 
-    Iterating raises ShardError when a shard cannot be read, and when a worker dies or hangs.
+    Iterating raises ShardError when a shard cannot be read, WorkerLost (one too) when a worker dies or hangs.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class TrainLoader:
             num_workers=self.num_workers,
             collate_fn=_same,  # type: ignore[arg-type]
             timeout=min(POLL_SECONDS, self.timeout),
+            worker_init_fn=leave_signals_to_parent,
             generator=torch.Generator().manual_seed(0),  # a loader without its own would draw from the global generator
         )
         return self._watched(iter(loader))
@@ -151,7 +157,7 @@ class TrainLoader:
 
 @contextlib.contextmanager
 def worker_errors(timeout: float = WORKER_TIMEOUT_SECONDS) -> Iterator[None]:
-    """Torch's errors about data workers that died or hung become a ShardError that says what to do.
+    """Torch's errors about data workers that died or hung become a WorkerLost that says what to do.
 
     Torch raises the former from a signal handler, at whatever line the training process then is: what iterates a
     TrainLoader with workers belongs inside as a whole.
@@ -159,13 +165,16 @@ def worker_errors(timeout: float = WORKER_TIMEOUT_SECONDS) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader" not in str(error):
+        told: BaseException | None = error
+        while told is not None and "DataLoader" not in str(told):
+            told = told.__cause__ or told.__context__  # torch's file writer answers it with an error of its own
+        if not isinstance(told, RuntimeError):
             raise
-        raise _no_batch(error, timeout) from error
+        raise _no_batch(told, timeout) from error
 
 
-def _no_batch(error: Exception, timeout: float) -> ShardError:
-    return ShardError(
+def _no_batch(error: Exception, timeout: float) -> WorkerLost:
+    return WorkerLost(
         f"a data worker gave no batch ({str(error).strip()}). It was killed, for want of memory perhaps, or a read has "
         f"hung for {timeout:.0f} s. Run again: the run goes on where it was; trainer.num_workers=0 reads in the "
         "training process itself"

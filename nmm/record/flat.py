@@ -1,27 +1,13 @@
-"""Many records as one flat table."""
+"""One record as a row of the flat table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from nmm.record.files import RecordError, read_json
-
-
-def iter_records(directory: Path) -> Iterator[dict[str, Any]]:
-    """Published records of a sweep directory, ordered by run id."""
-    if not directory.is_dir():
-        raise RecordError(f"{directory} is not a directory; give the folder that holds the run directories")
-    for path in sorted(directory.glob("*/record.json")):
-        yield read_json(path)
-
-
-def load_table(directory: Path | str) -> list[dict[str, Any]]:
-    """One flat row per finished run that is a point of the law: no trunks, which are lineage, and no tuned runs."""
-    done = (r for r in iter_records(Path(directory)) if r["status"] == "done")
-    return [flatten(r) for r in done if r["role"] != "trunk" and r.get("stage", "pretrain") == "pretrain"]
+RECORD_SCHEMA = 4  # 2: stage, routing, sft; 3: data, skipped samples, unique tokens; 4: versions.code; tables read all
+TEXT_COLUMNS = frozenset(("run_id", "sweep", "arch", "size", "status", "trunk_id", "order_hash"))
+BOOL_COLUMNS = frozenset(("on_plateau",))  # all others are numbers
 
 
 def flatten(record: dict[str, Any]) -> dict[str, Any]:

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from nmm.record.attempt import Attempt, attempts, is_alive
-from nmm.record.files import RecordError, read_json, sync_directory, write_json
+from nmm.record.attempt import Attempt
+from nmm.record.ending import ended
+from nmm.record.files import RecordError, place_once, read_json, write_json
+from nmm.record.made import attempts, is_alive
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:
     """Write config.json once: {"run_id", "identity", "settings"}. Another identity in the same directory is refused."""
     path = run / "config.json"
-    if path.exists():
-        if read_json(path)["identity"] != config["identity"]:
-            raise RecordError(f"{path} holds another configuration than this run; give the run another directory")
-        return
-    write_json(path, config)
+    if run.is_symlink():
+        raise RecordError(f"{run} is a link; a run writes in its own directory only: put the real one there")
+    is_there = path.exists() or not place_once(path, config)
+    if is_there and read_json(path)["identity"] != config["identity"]:
+        raise RecordError(f"{path} holds another configuration than this run; give the run another directory")
 
 
 def publish(run: Path, attempt: Attempt, record: dict[str, Any]) -> dict[str, Any]:
-    """Publish ``record`` as record.json by link: the first wins.
+    """Publish ``record`` as record.json: the first wins, and it appears whole.
 
     A second finisher whose ``result`` agrees gets the published record back; one that disagrees leaves an
     ``alarm-NNNN.json`` and raises ``RecordError``.
     """
-    staged = attempt.path / "record.json"
-    write_json(staged, record)
-    try:
-        os.link(staged, run / "record.json")
-        sync_directory(run)
+    write_json(attempt.path / "record.json", record)
+    if place_once(run / "record.json", record):
         return record
-    except FileExistsError:
-        published = read_json(run / "record.json")
-    if published.get("result") != record.get("result"):
-        write_json(
-            run / f"alarm-{attempt.path.name}.json", {"published": published["result"], "this": record["result"]}
-        )
+    published = read_json(run / "record.json")
+    result = read_json(attempt.path / "record.json").get("result")  # as JSON has it, like the other
+    if published.get("result") != result:
+        write_json(run / f"alarm-{attempt.path.name}.json", {"published": published.get("result"), "this": result})
         raise RecordError(f"{run}: attempt {attempt.path.name} finished with another result than the published record")
     return published
 
@@ -58,5 +54,5 @@ def status(run: Path) -> str:
         return "pending"
     if any(is_alive(a) for a in made):
         return "running"
-    ended = made[-1] / "ended.json"
-    return str(read_json(ended)["status"]) if ended.exists() else "interrupted"
+    last = ended(made[-1])
+    return str(last["status"]) if last is not None else "interrupted"

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,50 +25,7 @@ from nmm.training.checkpoint import TrainingState, save
 from nmm.training.module import TrainingModule
 from nmm.training.schedule import lr_factor
 from nmm.training.skipped import add_skipped, check_skipped, of_all_ranks
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class Interrupted(SystemExit):
-    """A signal asked the run to stop; everything up to the last finished step is on disk.
-
-    Uncaught, it ends the process with 128 + the signal's number, as a shell expects of a process that obeyed.
-    """
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(128 + signum)
-        self.signum, self.step = signum, step
-
-    def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.signum).name} after step {self.step}; run it again to go on"
-
-
-class Diverged(RuntimeError):
-    """Training cannot go on: ``cause`` (see ``nmm.training.spikes``) at ``step``, whose update was not made."""
-
-    def __init__(self, cause: str, step: int, loss: float, grad_norm: float) -> None:
-        super().__init__(f"{cause}: loss {loss}, gradient norm {grad_norm} at step {step}")
-        self.cause, self.step = cause, step
-
-
-class StopFlag:
-    """A signal only sets a flag; the training loop reads it between two steps."""
-
-    def __init__(self) -> None:
-        self.signum = 0
-
-    def __call__(self, signum: int, frame: Any) -> None:
-        self.signum = signum
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Install for the four stop signals, put the old handlers back afterwards (main thread only)."""
-        before = {number: signal.signal(number, self) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+from nmm.training.stopping import Diverged, Interrupted, StopFlag
 
 
 class StepBoundary(lightning.Callback):
@@ -94,9 +50,11 @@ class StepBoundary(lightning.Callback):
         self.logged_step = state.step
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._check_flag(trainer)
+        if self.state.owes_evaluation:
+            self._evaluate()
+            self._check_flag(trainer)
         self.saved_at = self.logged_at = time.monotonic()  # joining the ranks takes seconds that are no step's
-        for number in STOP_SIGNALS:  # after Lightning's own registration, which answers SIGTERM with exit code 0
-            signal.signal(number, self.flag)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Batch, batch_idx: int
@@ -107,7 +65,7 @@ class StepBoundary(lightning.Callback):
         if step % trainer_config.log_every_steps == 0 or step == self.last_step:
             self._log(module)
         if trainer_config.eval_every_steps and step % trainer_config.eval_every_steps == 0 and step != self.last_step:
-            self._write({"step": step, **flat(self.evaluate())})
+            self._evaluate()
         stop, due, num_skipped = self._of_ranks(trainer, self.flag.signum, self._is_due(step), len(batch.skipped))
         skipped = of_all_ranks(batch.skipped, trainer.world_size) if num_skipped else []
         self.state.skipped = add_skipped(self.state.skipped, skipped)
@@ -118,6 +76,19 @@ class StepBoundary(lightning.Callback):
         self._check(skipped)
         if stop and step != self.last_step:
             raise Interrupted(stop, step)
+
+    def _check_flag(self, trainer: lightning.Trainer) -> None:
+        stop, *_ = self._of_ranks(trainer, self.flag.signum, False, 0)
+        if stop:
+            raise Interrupted(stop, self.state.step)
+
+    def _evaluate(self) -> None:
+        """One row of held-out losses. Cut short by a signal, it is made before the next step of whoever goes on."""
+        self.state.owes_evaluation = True
+        with contextlib.suppress(Interrupted):  # the step is over: it is saved first
+            row = {"step": self.state.step, **flat(self.evaluate())}
+            self.state.owes_evaluation = False
+            self._write(row)
 
     @property
     def last_step(self) -> int:

@@ -32,6 +32,7 @@ def make_record(
     status: str,
     result: dict[str, Any],
     timing: dict[str, float],
+    code_history: list[str],
 ) -> dict[str, Any]:
     """The record of a run (schema in ``nmm.record``). Only ``result`` must be the same in every attempt."""
     params = count_params(config)
@@ -65,6 +66,8 @@ def make_record(
             "torch": torch.__version__,
             "python": platform.python_version(),
             "data": config.data.fingerprint,
+            "code": code_history[-1],
+            "code_history": code_history,
         },
         "numerics": {"precision": numerics.precision, "compiled": numerics.compiled, "threads": config.trainer.threads},
         "params": {

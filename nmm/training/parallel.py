@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from nmm.config import ConfigError, RunConfig
 from nmm.training.callbacks import StepBoundary
@@ -32,8 +33,15 @@ class RankZeroFailed(SystemExit):
         super().__init__(0)
 
 
+class _NoSignals(_SignalConnector):
+    """Lightning reacts to no signal: its own handlers end a preempted process with exit status 0, nothing saved."""
+
+    def register_signal_handlers(self) -> None:
+        """Nothing: ``nmm.training.stopping`` has installed ours."""
+
+
 class _Srun(SLURMEnvironment):
-    """Lightning reacts to no signal here (it would save inside the handler and load a stale checkpoint of its own)."""
+    """Without Lightning's requeueing (it would save inside the handler and load a stale checkpoint of its own)."""
 
     def __init__(self, devices: int) -> None:
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # which `srun --ntasks` leaves out
@@ -115,7 +123,7 @@ def make_trainer(config: RunConfig, steps: int, boundary: StepBoundary) -> light
     """A Trainer that only runs the loop: metrics, checkpoints, evaluation and signals are ours."""
     trainer = config.trainer
     watched = trainer.progress and is_main() and sys.stderr.isatty()
-    return lightning.Trainer(
+    made = lightning.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
@@ -131,6 +139,8 @@ def make_trainer(config: RunConfig, steps: int, boundary: StepBoundary) -> light
         enable_model_summary=False,
         callbacks=[boundary, ProgressBar(config)] if watched else [boundary],
     )
+    made._signal_connector = _NoSignals(made)
+    return made
 
 
 def _strategy(config: RunConfig) -> DDPStrategy | ModelParallelStrategy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -31,53 +32,88 @@ from nmm.groups import Data
 from nmm.model.build import build
 from nmm.model.fusion import NativeMultimodalModel
 from nmm.model.vision import load_vision
-from nmm.record import Attempt, RecordError, begin_attempt, publish, read_record, write_config
+from nmm.record import DISK_ERRNOS, Attempt, DiskError, RecordError, begin_attempt, publish, read_record, write_config
 from nmm.sft import grade, make_exam
 from nmm.start import load_start
 from nmm.training import checkpoint
-from nmm.training.callbacks import Diverged, Interrupted, StepBoundary, StopFlag, flat, wandb_mirror
+from nmm.training.callbacks import StepBoundary, flat, wandb_mirror
+from nmm.training.failure import ChangedData, cause_of
 from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics, choose, compile_blocks, prepare_process, recompute_blocks
 from nmm.training.outcome import make_record, weights_digest
 from nmm.training.parallel import describe_ranks, device_of, from_main, join, make_trainer, on_main
+from nmm.training.preflight import check_room
 from nmm.training.ranks import rank
 from nmm.training.sharding import shard, unsharded
 from nmm.training.skipped import add_skipped, check_held_out
+from nmm.training.stopping import Diverged, Interrupted, StopFlag, Stoppable
 
 EVAL_BATCH_ROWS = 16
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     """Train ``config`` in ``directory`` (the run directory, named by the run id) and return the published record.
 
     A finished run returns its record at once. A half-finished one goes on from its newest valid checkpoint, a branch
-    without one from its trunk's. Raises ``Interrupted`` when a signal stopped it, and whatever error ended it.
+    without one from its trunk's. Raises ``Interrupted`` when a signal stopped it, ``DiskError`` when nothing can be
+    written, and whatever error ended it.
     """
     _quiet()
     prepare_process(config.trainer.threads)
     join(config)
-    done = from_main(lambda: read_record(directory))
-    if done is not None:
-        return done
+    flag = StopFlag()
+    with flag.listening():  # from here on a signal ends an attempt in order; before, there is none to end
+        done = from_main(lambda: read_record(directory))
+        return done if done is not None else _attempt(config, directory, flag)
+
+
+def _attempt(config: RunConfig, directory: Path, flag: StopFlag) -> dict[str, Any]:
+    """Begin, run, and say how it ended, whatever happens."""
     attempt = on_main(lambda: _open_attempt(config, directory))
     try:
-        record = _run(config, directory, attempt)
+        record = _run(config, directory, attempt, flag)
     except BaseException as error:
         if attempt is not None:
-            stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
-            attempt.end("interrupted" if stopped else "failed", traceback.format_exc())
+            _end(attempt, error)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise DiskError(
+                f"{directory}: {error.strerror}. What was saved before is whole: make room and run again"
+            ) from error
         raise
     if attempt is not None:
-        attempt.end(record["status"])
+        attempt.end(record["status"], cause="nan" if record["status"] == "diverged" else "")
     return record
 
 
+def _end(attempt: Attempt, error: BaseException) -> None:
+    stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+    try:
+        attempt.end(
+            "interrupted" if stopped else "failed",
+            "".join(traceback.format_exception(error)),
+            "" if stopped else cause_of(error),
+        )
+    except OSError as second:  # it must not hide the first
+        error.add_note(f"{attempt.path} could not say so in ended.json: {second}")
+
+
 def _open_attempt(config: RunConfig, directory: Path) -> Attempt:
-    write_config(directory, {"run_id": make_run_id(config), "identity": identity(config), "settings": to_dict(config)})
-    return begin_attempt(directory)
+    values = {"run_id": make_run_id(config), "identity": identity(config), "settings": to_dict(config)}
+    try:
+        write_config(directory, values)
+        return begin_attempt(directory)
+    except OSError as error:
+        if error.errno not in DISK_ERRNOS:
+            raise
+        raise DiskError(
+            f"{directory} cannot be written ({error.strerror}: {error.filename or 'a file in it'}); make room, make it "
+            "writable for this user, or give the run another directory with out="
+        ) from error
 
 
-def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[str, Any]:
+def _run(config: RunConfig, directory: Path, attempt: Attempt | None, flag: StopFlag) -> dict[str, Any]:
+    on_main(lambda: check_room(config, directory))
     shards = shards_of(config)
     on_main(lambda: _check_validation(config))  # too few held-out rows are better reported before the first step
     exam = None
@@ -86,11 +122,13 @@ def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[st
         rendered = shards
         exam = on_main(lambda: make_exam(rendered, config))
     rows = rows_of(shards, config)
+    if config.trainer.world_size == 1:  # several ranks must stop together: before the first step
+        flag.check(0)
     module, state = _begin(config, directory, attempt)
     begun, began_at = state.step, time.monotonic()
     with wandb_mirror(config, attempt.path if attempt is not None else None) as mirror:
         try:
-            _train(config, module, state, rows, attempt, mirror)
+            _train(config, module, state, rows, attempt, mirror, flag)
             status, result = "done", {}
         except Diverged as error:
             status, result = "diverged", {"error": str(error), "cause": error.cause, "step": error.step}
@@ -99,7 +137,7 @@ def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[st
         if attempt is None or model is None:
             return {"status": status}
         if status == "done":
-            result = _evaluate(config, model)
+            result = _evaluate(config, model, flag, module.step)
             if exam is not None:
                 result["sft"] = grade(model, exam)
             final = {"step": module.step, **flat(result)}
@@ -107,15 +145,17 @@ def _run(config: RunConfig, directory: Path, attempt: Attempt | None) -> dict[st
             mirror(final)
     result |= {"order_hash": state.order_hash, "weights_sha256": weights_digest(model)}
     result |= {"skipped_steps": module.guard.skipped, "skipped_samples": _skipped(config, state)}
-    return publish(directory, attempt, make_record(config, directory, rows, module.numerics, status, result, timing))
+    record = make_record(config, directory, rows, module.numerics, status, result, timing, state.code_history)
+    return publish(directory, attempt, record)
 
 
 def _begin(
     config: RunConfig, directory: Path, attempt: Attempt | None
 ) -> tuple[TrainingModule, checkpoint.TrainingState]:
     """Model, optimizer and state at step 0, or as the newest checkpoint has them."""
-    start, chosen = from_main(lambda: (checkpoint.starting_point(directory, config), choose(config)))
-    content = checkpoint.load(start, config) if start is not None else None
+    say = attempt.log if attempt is not None else None
+    start, chosen = from_main(lambda: (checkpoint.starting_point(directory, config, say), choose(config)))
+    content = checkpoint.load(start, config, say) if start is not None else None
     numerics = Numerics(**content["numerics"]) if content else chosen
     model = build(config)
     if content is None:
@@ -140,6 +180,7 @@ def _train(
     rows: RowSource,
     attempt: Attempt | None,
     mirror: Callable[[dict[str, Any]], None],
+    flag: StopFlag,
 ) -> None:
     """The steps from ``state`` to the end of the run."""
     remaining = config.total_steps - state.step
@@ -151,32 +192,30 @@ def _train(
         compile_blocks(module.model)
     if config.trainer.activation_checkpointing:
         recompute_blocks(module.model)
-    flag = StopFlag()
-    with flag.listening():
-        loader = TrainLoader(
-            rows,
-            config.trainer.rows_per_step,
-            config.total_steps,
-            rank(),
-            config.trainer.world_size,
-            config.trainer.num_workers,
-        )
-        if state.loader:
-            loader.load_state_dict(state.loader)
-        evaluate_now = functools.partial(_evaluate_now, config, module)
-        boundary = StepBoundary(
-            config,
-            attempt,
-            state,
-            flag,
-            evaluate_now,
-            mirror,
-            loader.state_dict,
-            lambda: _planned_samples(config, rows),
-        )
-        trainer = make_trainer(config, remaining, boundary)
-        with worker_errors(loader.timeout):
-            trainer.fit(module, train_dataloaders=loader)
+    loader = TrainLoader(
+        rows,
+        config.trainer.rows_per_step,
+        config.total_steps,
+        rank(),
+        config.trainer.world_size,
+        config.trainer.num_workers,
+    )
+    if state.loader:
+        loader.load_state_dict(state.loader)
+    evaluate_now = functools.partial(_evaluate_now, config, module, flag)
+    boundary = StepBoundary(
+        config,
+        attempt,
+        state,
+        flag,
+        evaluate_now,
+        mirror,
+        loader.state_dict,
+        lambda: _planned_samples(config, rows),
+    )
+    trainer = make_trainer(config, remaining, boundary)
+    with worker_errors(loader.timeout):
+        trainer.fit(module, train_dataloaders=loader)
     if module.step != config.total_steps:
         raise RecordError(
             f"training ended at step {module.step} of {config.total_steps} without saying why; this is a bug in nmm, "
@@ -189,15 +228,18 @@ def _planned_samples(config: RunConfig, rows: RowSource) -> int:
     return rows.planned_samples(config.total_steps * config.trainer.rows_per_step)
 
 
-def _evaluate_now(config: RunConfig, module: TrainingModule) -> dict[str, Any]:
+def _evaluate_now(config: RunConfig, module: TrainingModule, flag: StopFlag) -> dict[str, Any]:
     """Between two steps: all ranks call it, rank 0 evaluates."""
     model = unsharded(module.model, device_of(config))
-    return _evaluate(config, model) if model is not None else {}
+    return _evaluate(config, model, flag, module.step) if model is not None else {}
 
 
-def _evaluate(config: RunConfig, model: NativeMultimodalModel) -> dict[str, Any]:
+def _evaluate(config: RunConfig, model: NativeMultimodalModel, flag: StopFlag, step: int) -> dict[str, Any]:
     device = device_of(config)
-    batches = {source: [b.to(device) for b in parts] for source, parts in validation(config).items()}
+    batches = {
+        source: Stoppable([batch.to(device) for batch in parts], flag, step)
+        for source, parts in validation(config).items()
+    }
     shards = shards_of(config)
     weights = token_weights(shards, config.data) if isinstance(shards, IndexedSources) else config.data.mixture
     return evaluate(model, batches, weights)
@@ -235,7 +277,7 @@ def shards_of(config: RunConfig) -> Shards | IndexedSources:
     shards = _opened(canonical_json(to_dict(config)["data"]))
     if shards.fingerprint != config.data.fingerprint:
         where = f"data.path={config.data.path}" if not config.data.sources else f"data.sources={config.data.sources}"
-        raise RecordError(
+        raise ChangedData(
             f"{where} now holds shards {shards.fingerprint[:12]}, the run was made for "
             f"{config.data.fingerprint[:12]}; point it at the old shards or plan the runs again"
         )

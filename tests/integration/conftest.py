@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from lab import train
 from shard_runs import STEPS, Config, Undisturbed, forget, results, spoil
 from shards_lab import index_all, indexed_config, small_sources
+from slurm_lab import Cluster, missing, slurm_cluster
 
 from nmm.config import RunConfig
 from nmm.data import reading
@@ -57,3 +60,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
         return results(train(indexed_config(folder, out=out, **groups)))
 
     return found
+
+
+def needs_slurm() -> None:
+    """Skip where SLURM is not installed; fail where the tools are required, as in CI."""
+    reason = missing()
+    if reason and os.environ.get("NMM_REQUIRE_TOOLS") == "1":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _slurm_is_installed(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("slurm"):
+        needs_slurm()
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Cluster]:
+    """A private cluster of two nodes with four CPUs each, shared by the tests of a file."""
+    needs_slurm()
+    with slurm_cluster(nodes=2, cpus=4) as cluster:
+        yield cluster

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -64,8 +65,22 @@ def behave(config: RunConfig, directory: Path, attempt: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "exit":
             os._exit(3)
+        case "oom":
+            raise MemoryError("could not allocate 1 TiB")
+        case "full":
+            fill_disk(directory.parent.parent)
+            attempt.save_checkpoint(1, lambda file: file.write(bytes(1 << 16)))
         case "sleep":
             sleep(config, attempt)
+
+
+def fill_disk(disk: Path) -> None:
+    """Use up the last byte of a small disk."""
+    with open(disk / "filler", "ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 10, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
 
 
 def sleep(config: RunConfig, attempt: Any) -> None:
@@ -106,7 +121,8 @@ def plan_sweep(directory: Path, **changes: Any) -> list[Entry]:
     """Plan a sweep of fake runs in ``directory``; by default 2 trunks with 2 branches each."""
     shards = directory.parent / "shards"
     shards.mkdir(exist_ok=True)
-    (shards / "manifest.json").write_text(json.dumps({"fingerprint": "f" * 64, "vocab_size": 300}))
+    if not (shards / "manifest.json").exists():  # several plans may be made at once
+        (shards / "manifest.json").write_text(json.dumps({"fingerprint": "f" * 64, "vocab_size": 300}))
 
     def compose(overrides: Sequence[str]) -> RunConfig:
         chosen = dict(override.split("=", 1) for override in overrides)
@@ -167,6 +183,13 @@ def launch(directory: Path, *options: str) -> tuple[int, str]:
     process = start(directory, *(options or ("workers=2",)))
     out, errors = process.communicate(timeout=120)
     return process.returncode, out + errors
+
+
+def run_command(*arguments: str) -> tuple[int, str]:
+    """``nmm sweep ...``: exit status, and everything it printed."""
+    command = [sys.executable, "-m", "sweeps.commands", *arguments]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
 
 
 def wait_for(condition: Any, what: str, seconds: float = 60.0) -> Any:

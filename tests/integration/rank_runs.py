@@ -71,9 +71,9 @@ def on_ranks(world: int, jobs: Sequence[Job], folder: Path) -> None:
 
 def one_rank(rows: list[Any]) -> None:
     """Execute all jobs as the rank that the environment says."""
-    from nmm.training.callbacks import Interrupted
     from nmm.training.parallel import RankZeroFailed
     from nmm.training.run import execute
+    from nmm.training.stopping import Interrupted
 
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     for values, step, source, message in rows:

@@ -24,7 +24,7 @@ from nmm.data.reading import ShardError
 from nmm.data.reasons import BadSample
 from nmm.data.source import RowSource
 from nmm.record import checkpoints, read_record, status
-from nmm.training.callbacks import Interrupted
+from nmm.training.stopping import Interrupted
 
 pytestmark = pytest.mark.usefixtures("at_once")
 SOURCES = ("caption", "interleaved", "text")

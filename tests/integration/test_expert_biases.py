@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nmm.config import RunConfig
 from nmm.record import newest_checkpoint, read_record
-from nmm.training.callbacks import Interrupted
 from nmm.training.module import TrainingModule
+from nmm.training.stopping import Interrupted
 
 TinyConfig = Callable[..., RunConfig]
 STEPS, RATE = 12, 0.01

@@ -20,9 +20,9 @@ from rank_runs import Job, on_ranks
 from nmm.config import RunConfig
 from nmm.data.loader import to_torch
 from nmm.record import attempts, checkpoints, read_record, status
-from nmm.training.callbacks import Interrupted
 from nmm.training.module import TrainingModule
 from nmm.training.run import rows_of, shards_of
+from nmm.training.stopping import Interrupted
 
 TOLERANCE = 1e-6
 BF16_TOLERANCE = 1e-3

@@ -1,4 +1,4 @@
-"""Ranks that something else has started: srun on two nodes, alone and under slurm/array.sbatch, and torchrun."""
+"""Ranks that something else has started: srun on two nodes, alone and in an array's task, and torchrun."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from fake_srun import install, step_variables
 from fake_sweep import RUNNER, STARTED, end_started, wait_for
 from lab import ROOT, child_environment, nmm, run_directory, train
 from rank_runs import free_port
+from slurm_tasks import stand_in, submit_chunks, task_command
 from test_world_size import assert_equal_to_rounding, overrides
 
 from nmm.config import RunConfig, run_id
 from nmm.record import attempts, checkpoints, read_record, status
 from sweeps import manifest
 from sweeps.manifest import Entry, Estimate
+from sweeps.slurm.submissions import read_submissions
 
 TinyConfig = Callable[..., RunConfig]
 TWO_NODES = {"devices": 1, "num_nodes": 2}
@@ -107,19 +109,20 @@ def plan_one(config: RunConfig, directory: Path) -> None:
 
 
 def array_task(directory: Path, nodes: int, restarts: int = 0) -> subprocess.Popen[str]:
-    """Task 0 of slurm/array.sbatch in a job of one task on each of ``nodes``."""
+    """Task 0 of an array of one chunk, in a job of one task on each of ``nodes``."""
     tools = directory.parent / "bin"
     install(tools)
-    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {directory.parent}/scontrol.log\n')
-    (tools / "scontrol").chmod(0o755)
+    stand_in(tools, "scontrol", f'echo "$@" >> {directory.parent}/scontrol.log')
+    stand_in(tools, "squeue", "echo RUNNING")
+    if not read_submissions(directory):
+        submit_chunks(directory, [[entry.run_id for entry in manifest.read(directory)]], RUNNER)
     slurm = {"SLURM_ARRAY_JOB_ID": "4000", "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "4001", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_NTASKS": str(nodes), "SLURM_NNODES": str(nodes), "SLURM_RESTART_COUNT": str(restarts)}
-    mine = {"NMM_DIR": str(directory), "NMM_ROLE": "trunk", "NMM_CHUNK": "1", "NMM_PYTHON": sys.executable}
-    mine |= {"NMM_ARGS": f"--runner {RUNNER}", "FAKE_SRUN_LOG": str(directory.parent / "srun.log")}
+    mine = {"FAKE_SRUN_LOG": str(directory.parent / "srun.log")}
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])}
     path |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     variables = child_environment() | slurm | mine | path
-    script = ["bash", str(ROOT / "slurm" / "array.sbatch")]
+    script = ["bash", *task_command(directory, 1, "shell")]
     STARTED.append(subprocess.Popen(script, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     return STARTED[-1]
 

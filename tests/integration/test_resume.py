@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -40,10 +41,11 @@ def test_killed_at_random_moments(drills: dict[str, dict], arch: str) -> None:
     assert drill["rows"] == 24 + 1
 
 
-def start(config: RunConfig, cwd: Path) -> subprocess.Popen[str]:
+def start(config: RunConfig, cwd: Path, *more: str, group: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "nmm.cli", "train", *overrides(config)],
+        [sys.executable, "-m", "nmm.cli", "train", *overrides(config), *more],
         cwd=cwd,
+        start_new_session=group,
         env=child_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -109,3 +111,18 @@ def test_the_command_line_killed_then_stopped_then_finished(
     assert metrics(config) == metrics(alone)
     assert len(attempts(directory)) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "disturbed"]
+
+
+def test_a_signal_to_all_processes_of_a_run_stops_it_at_a_step(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """As a scheduler sends it: the data workers must not die of it before the step is over."""
+    config = tiny_config("early", budget={"steps": STEPS}, trainer={"micro_batches": 2}, out=str(tmp_path / "out"))
+    with start(config, tmp_path, "trainer.num_workers=2", group=True) as process:
+        wait_for_step(config, 1, 9, process)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    stopped_at = checkpoints(run_directory(config))[0][0]
+    assert errors == f"nmm train: stopped by SIGTERM after step {stopped_at}; run it again to go on\n"
+    assert (process.returncode, output) == (128 + signal.SIGTERM, "")
+    assert json.loads((run_directory(config) / "attempts/0001/ended.json").read_text())["status"] == "interrupted"

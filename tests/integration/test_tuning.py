@@ -17,8 +17,8 @@ from nmm.config import RunConfig
 from nmm.data.shards import write_shards
 from nmm.data.world import WorldConfig
 from nmm.record import attempts, load_table, read_record
-from nmm.training.callbacks import Interrupted
 from nmm.training.module import TrainingModule
+from nmm.training.stopping import Interrupted
 
 MIXTURE = {"caption": 0.5, "interleaved": 0.5, "text": 0.0}
 STAGE = {"name": "sft", "eval_questions": 8, "eval_captions": 10}

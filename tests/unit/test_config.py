@@ -48,6 +48,7 @@ FREE = {
     "trainer.log_every_steps",
     "trainer.eval_every_steps",
     "trainer.progress",
+    "trainer.changed_code",
     "data.sources",
     "data.tokenizer",
     "data.index_dir",

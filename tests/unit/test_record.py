@@ -288,14 +288,18 @@ def test_a_row_has_the_promised_columns() -> None:
 
 
 def test_records_of_older_schemas_have_the_same_columns(tmp_path: Path) -> None:
-    """Schema 2 added what experts took: to the record, not to the table."""
+    """Schema 2 added what experts took, 4 which code it was: to the record, not to the table."""
     old = {**make_record("a"), "schema": 1}
-    new = {**old, "run_id": "b", "schema": 2, "result": {**old["result"], "routing": {"all": [{"layer": 0}]}}}
-    for record in (old, new):
+    routed = {**old, "run_id": "b", "schema": 2, "result": {**old["result"], "routing": {"all": [{"layer": 0}]}}}
+    counted = {**routed, "run_id": "c", "schema": 3, "data": {}, "tokens": {**old["tokens"], "unique": 90}}
+    coded = {**counted, "run_id": "d", "schema": 4, "versions": {"code": "c0de", "code_history": ["c0de"]}}
+    for record in (old, routed, counted, coded):
         write_json(tmp_path / record["run_id"] / "record.json", record)
-    first, second = load_table(tmp_path)
+    first, second, third, fourth = load_table(tmp_path)
     assert sorted(first) == sorted(COLUMNS.split())
     assert repr({**first, "run_id": "b"}) == repr(second)  # repr: unknown entropies are NaN
+    assert repr({**second, "run_id": "c", "unique_tokens": 90.0}) == repr(third)
+    assert repr({**third, "run_id": "d"}) == repr(fourth)
 
 
 def test_the_table_holds_finished_points_only(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ CHOSEN = [
     ("trainer.precision", "auto, fp32, bf16"),
     ("trainer.compile", "auto, on, off"),
     ("trainer.accelerator", "cpu, gpu"),
+    ("trainer.changed_code", "refuse, accept"),
     ("logger.name", "none, wandb_offline"),
 ]
 

@@ -14,7 +14,7 @@ import torch
 from shards_lab import SHARES, cut, index_all, indexed_config, small_sources
 
 from nmm.config import RunConfig
-from nmm.data.loader import TrainLoader, worker_errors
+from nmm.data.loader import TrainLoader, WorkerLost, worker_errors
 from nmm.data.opening import open_data, row_source
 from nmm.data.reading import ShardError
 from nmm.data.source import RowSource
@@ -102,6 +102,21 @@ def test_a_killed_worker_is_found_without_the_signal(config: RunConfig, monkeypa
         finally:
             if before is not None:
                 signal.signal(signal.SIGCHLD, before)
+
+
+def test_the_death_of_a_worker_is_found_behind_the_error_of_what_it_cut_short() -> None:
+    """Torch tells of it in the middle of anything; its writer of checkpoints answers with an error of its own."""
+    with pytest.raises(WorkerLost, match="worker .* is killed by signal"), worker_errors():
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError:
+            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 109312 vs 109200")  # noqa: B904
+
+
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(RuntimeError, match="^nothing to do with workers$") as found, worker_errors():
+        raise RuntimeError("nothing to do with workers")
+    assert not isinstance(found.value, ShardError)
 
 
 def test_a_worker_whose_code_fails_says_so_itself(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

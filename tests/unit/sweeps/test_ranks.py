@@ -74,3 +74,12 @@ def test_ranks_that_leave_no_record(make_config: MakeConfig, tmp_path: Path, mon
     monkeypatch.setattr(ranks, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(7)"])
     with pytest.raises(SweepError, match=f"the ranks of {tmp_path.name} ended with status 7 and without a record"):
         ranks.execute(on(make_config(), 2, 1), tmp_path)
+
+
+@pytest.mark.parametrize("leave", ["raise SystemExit(143)", "import os; os.kill(os.getpid(), 10)"])
+def test_ranks_that_a_signal_has_stopped_are_no_failure(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: str
+) -> None:
+    monkeypatch.setattr(ranks, "command", lambda *_: [sys.executable, "-c", leave])
+    with pytest.raises(SystemExit):
+        ranks.execute(on(make_config(), 2, 1), tmp_path)

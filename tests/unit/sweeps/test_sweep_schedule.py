@@ -98,6 +98,17 @@ def test_a_crash_is_retried_then_failed_and_blocks_the_branches(entries: list[En
     assert schedule.over and not schedule.all_done
 
 
+def test_a_hold_stops_what_waits_and_lets_what_runs_end(entries: list[Entry], fresh) -> None:
+    schedule = fresh(entries)
+    running = schedule.take(0)
+    schedule.hold("the disk is full")
+    assert schedule.take(1) is None and not schedule.over
+    schedule.finish(running.run_id, "done")
+    assert schedule.over and not schedule.all_done
+    assert schedule.take(0) is None
+    assert set(schedule.blocked.values()) == {"the disk is full"} and len(schedule.blocked) == len(entries) - 1
+
+
 def test_a_diverged_trunk_is_finished_but_blocks_its_branches(entries: list[Entry], fresh) -> None:
     schedule = fresh(entries)
     trunk = schedule.take(0)

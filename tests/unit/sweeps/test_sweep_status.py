@@ -1,30 +1,29 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pandas
 import pytest
 from rich.console import Console
 
-from nmm.config import ConfigError
-from nmm.record import RecordError, begin_attempt, publish
-from sweeps.manifest import Entry
-from sweeps.status import error_line, note_failure, run_status, show_status, sweep_status, write_table
+from nmm.record import CAUSES, begin_attempt, publish
+from sweeps.manifest import Entry, ManifestError
+from sweeps.status import Reader
+from sweeps.status.command import show_status, status_main
+from sweeps.status.planned import read_planned
+from sweeps.status.report import make_report
 
-KEYS = ["total", "non_embedding", "active", "active_non_embedding", "decoder_non_embedding", "vision"]
+Made = Callable[..., Any]
 
 
 def finish(directory: Path, entry: Entry, status: str = "done") -> None:
     config, run = entry.config, directory / entry.run_id
     attempt = begin_attempt(run)
     record = {
-        "run_id": entry.run_id, "sweep": config.sweep, "arch": config.arch.name, "size": config.size.name,
-        "seed": config.seed, "status": status, "steps": config.total_steps, "role": config.role,
-        "lineage": {"trunk_id": config.parent.run_id or entry.run_id},
-        "params": dict.fromkeys(KEYS, 1), "tokens": {"total": 1, "text": 1, "image": 0},
-        "flops": {"6nd": 1.0, "total": 1.0}, "on_plateau": False, "wall_seconds": 1.0, "tokens_per_second": 1e6,
-        "result": {"loss": {"avg": 2.0}, "entropy": {"avg": None}, "class_excess": {}, "order_hash": "0"},
+        "run_id": entry.run_id, "status": status, "steps": config.total_steps, "arch": config.arch.name,
+        "size": config.size.name, "tokens_per_second": 1e6, "result": {"loss": {"avg": 2.0}},
     }  # fmt: skip
     publish(run, attempt, record)
     attempt.end(status)
@@ -36,7 +35,27 @@ def shown(directory: Path) -> tuple[int, str]:
     return code, console.file.getvalue()
 
 
-def test_counts_come_from_the_files(plan) -> None:
+def test_the_short_reading_of_a_manifest_agrees_with_the_whole(plan: Made) -> None:
+    made = plan()
+    for planned, entry in zip(read_planned(made.path.parent), made.entries, strict=True):
+        assert planned.run_id == entry.run_id and planned.parent_id == entry.parent_id
+        assert planned.shape == entry.shape and planned.role == entry.role
+        assert planned.total_steps == entry.config.total_steps
+        assert planned.own_steps == entry.config.total_steps - entry.config.parent.step
+        assert planned.tokens_per_step == entry.config.tokens_per_step
+        assert (planned.flops, planned.seconds) == (entry.estimate.flops, entry.estimate.seconds)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "is empty"), ("{}\n", "manifest.jsonl:1 is not a line"), ("x", "is not a line")]
+)
+def test_a_damaged_manifest_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(content)
+    with pytest.raises(ManifestError, match=message):
+        read_planned(tmp_path)
+
+
+def test_counts_come_from_the_files(plan: Made) -> None:
     made = plan()
     directory, entries = made.path.parent, made.entries
     finish(directory, entries[0])
@@ -47,10 +66,10 @@ def test_counts_come_from_the_files(plan) -> None:
     assert "1 done, 1 running, 1 pending, 2 blocked, 1 diverged of 6 runs" in text
     assert "running now" in text
     alive.close()
-    assert "1 interrupted" in shown(directory)[1]
+    assert "1 failed (1 exit)" in shown(directory)[1]
 
 
-def test_when_everything_is_done_it_says_what_comes_next(plan) -> None:
+def test_when_everything_is_done_it_says_what_comes_next(plan: Made) -> None:
     made = plan()
     for entry in made.entries:
         finish(made.path.parent, entry)
@@ -60,75 +79,108 @@ def test_when_everything_is_done_it_says_what_comes_next(plan) -> None:
     assert "nmm sweep table" in text
 
 
-def test_a_failure_shows_the_line_that_names_the_error(plan) -> None:
+def test_an_alarm_stands_first_and_spoils_the_exit_status(plan: Made) -> None:
+    made = plan()
+    for entry in made.entries:
+        finish(made.path.parent, entry)
+    (made.path.parent / made.entries[3].run_id / "alarm-0002.json").write_text("{}")
+    code, text = shown(made.path.parent)
+    assert code == 1
+    assert text.startswith(f"ALARM: {made.entries[3].run_id}: two attempts finished with different results")
+
+
+def test_a_failure_shows_the_line_that_names_the_error_and_what_to_do(plan: Made) -> None:
     made = plan()
     directory, trunk = made.path.parent, made.entries[0]
     begin_attempt(directory / trunk.run_id).end(
-        "failed", "Traceback (most recent call last):\n  File x\nKeyError: 'a'\n"
+        "failed", "Traceback (most recent call last):\n  File x\nKeyError: 'a'\n", "error"
     )
     code, text = shown(directory)
     assert code == 1
-    assert "1 failed" in text and "2 blocked" in text
-    assert f"failed: {trunk.run_id}: KeyError: 'a'" in text
+    assert "1 failed (1 error)" in text and "2 blocked" in text
+    assert f"failed (error): {trunk.run_id}: KeyError: 'a'" in text
+    assert f"nmm sweep logs {trunk.run_id} --dir {directory}" in text
 
 
-def test_the_launchers_note_speaks_for_a_killed_attempt_until_a_newer_one(plan) -> None:
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_has_a_command_that_can_be_pasted(plan: Made, cause: str) -> None:
     made = plan()
-    directory, entry = made.path.parent, made.entries[0]
-    begin_attempt(directory / entry.run_id).close()
-    assert sweep_status(directory, made.entries).states[entry.run_id] == "interrupted"
-    note_failure(directory, entry.run_id, "ended by SIGKILL", Path("log"), 2)
-    found = sweep_status(directory, made.entries)
-    assert found.states[entry.run_id] == "failed"
-    assert "ended by SIGKILL (tried 2 times; log log)" in found.causes[entry.run_id]
-    begin_attempt(directory / entry.run_id).close()
-    assert sweep_status(directory, made.entries).states[entry.run_id] == "interrupted"
+    directory, trunk = made.path.parent, made.entries[0]
+    begin_attempt(directory / trunk.run_id).end("failed", f"Error: {cause} went wrong", cause)
+    problem = Reader(directory).read().problems[0]
+    assert (problem.kind, problem.runs, problem.error) == (cause, [trunk.run_id], f"Error: {cause} went wrong")
+    commands = problem.fix.split("`")[1::2]
+    assert commands and all(command.startswith(("nmm ", "df ")) for command in commands)
+    assert any(str(directory) in command or "out=NEW_DIR" in command for command in commands)
 
 
-def test_a_damaged_record_is_listed_not_fatal(plan) -> None:
+def test_out_of_memory_names_the_sizes(plan: Made) -> None:
+    made = plan()
+    for entry in made.entries:
+        if entry.role == "trunk":
+            begin_attempt(made.path.parent / entry.run_id).end("failed", "MemoryError", "oom")
+    (problem,) = Reader(made.path.parent).read().problems
+    assert len(problem.runs) == 2
+    assert "d16 of early, d32 of early" in problem.fix and "'sizes=[d16,d32]'" in problem.fix
+
+
+def test_what_was_handed_to_slurm_goes_on_there(plan: Made) -> None:
+    made = plan()
+    directory, trunk = made.path.parent, made.entries[0]
+    begin_attempt(directory / trunk.run_id).end("failed", "OSError: [Errno 28] No space left on device", "disk")
+    problems = make_report(directory, Reader(directory).read().states, [], slurm=True).problems
+    assert f"`nmm sweep launch {directory} launcher=slurm retry=all`" in problems[0].fix
+
+
+def test_time_left_shrinks_with_what_is_done(plan: Made) -> None:
     made = plan()
     directory = made.path.parent
-    finish(directory, made.entries[0])
-    (directory / made.entries[0].run_id / "record.json").write_text('{"status": "do')
-    assert run_status(directory / made.entries[0].run_id) == "unreadable"
-    assert "1 unreadable" in shown(directory)[1]
-
-
-def test_time_left_shrinks_with_what_is_done(plan) -> None:
-    made = plan()
-    directory = made.path.parent
-    before = sweep_status(directory, made.entries)
+    before = Reader(directory).read()
     attempt = begin_attempt(directory / made.entries[0].run_id)
     attempt.log_metrics({"step": made.entries[0].config.total_steps // 2})
-    half = sweep_status(directory, made.entries)
+    half = Reader(directory).read()
     assert half.seconds_left == pytest.approx(before.seconds_left - made.entries[0].estimate.seconds / 2)
     attempt.close()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_the_table_has_a_row_for_every_finished_point(plan, tmp_path: Path, suffix: str) -> None:
+def test_what_finished_runs_needed_corrects_the_time_left(plan: Made) -> None:
     made = plan()
-    for entry in made.entries[:4]:
-        finish(made.path.parent, entry)
-    out = tmp_path / f"runs{suffix}"
-    line = write_table(made.path.parent, out)
-    frame = pandas.read_csv(out) if suffix == ".csv" else pandas.read_parquet(out)
-    assert sorted(frame["run_id"]) == sorted(e.run_id for e in made.entries[:4] if e.role == "branch")
-    assert line.startswith(f"wrote {len(frame)} rows") and str(out) in line
-    assert frame["entropy_avg"].isna().all()
+    before = Reader(made.path.parent).read().seconds_left
+    done = made.entries[0]
+    finish(made.path.parent, done)
+    real = (done.config.total_steps - done.config.parent.step) * done.config.tokens_per_step / 1e6
+    after = Reader(made.path.parent).read().seconds_left
+    assert after == pytest.approx((before - done.estimate.seconds) * real / done.estimate.seconds)
 
 
-def test_a_table_of_nothing_or_of_an_unknown_kind_is_an_error(plan, tmp_path: Path) -> None:
-    directory = plan().path.parent
-    with pytest.raises(RecordError, match="no finished point yet"):
-        write_table(directory, tmp_path / "runs.csv")
-    with pytest.raises(ConfigError, match=r"\.parquet or \.csv"):
-        write_table(directory, tmp_path / "runs.xlsx")
-    assert not (tmp_path / "runs.csv").exists()
+def test_lost_work_counts_as_spent_but_not_as_done(plan: Made) -> None:
+    made = plan()
+    entry = made.entries[0]
+    run, per_step = made.path.parent / entry.run_id, entry.estimate.flops / entry.config.total_steps
+    log_every = entry.config.trainer.log_every_steps
+    first = begin_attempt(run)
+    for step in range(log_every, 5 * log_every, log_every):
+        first.log_metrics({"step": step})
+    first.close()
+    second = begin_attempt(run)
+    for step in range(3 * log_every, 6 * log_every, log_every):
+        second.log_metrics({"step": step})
+    report = Reader(made.path.parent).read()
+    assert report.flops_useful == pytest.approx(5 * log_every * per_step)
+    assert report.flops_spent == pytest.approx((4 + 3) * log_every * per_step)
+    assert (report.attempts, report.most_attempts) == (2, [(entry.run_id, 2)])
+    second.close()
 
 
-def test_error_line_finds_the_exception_that_ended_a_chain() -> None:
-    chain = "Traceback (most\n  File a\nKeyError: 1\n\nThe above\n\nTraceback (most\n  File b\nValueError: two\nmore\n"
-    assert error_line(chain) == "ValueError: two"
-    assert error_line("plain words\nmore") == "plain words"
-    assert error_line("\n") == ""
+def test_the_json_holds_the_same_numbers(plan: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    made = plan()
+    finish(made.path.parent, made.entries[0])
+    out = tmp_path / "deep" / "status.json"
+    assert status_main([str(made.path.parent), "--json", str(out)]) == 1
+    assert f"wrote {out}" in capsys.readouterr().out
+    values = json.loads(out.read_text())
+    assert values["counts"] == {"done": 1, "pending": 5}
+    assert [run["state"] for run in values["runs"]].count("done") == 1
+    assert values["flops"]["spent"] == pytest.approx(made.entries[0].estimate.flops)

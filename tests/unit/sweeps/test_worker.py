@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import subprocess
 import sys
@@ -45,6 +47,20 @@ def test_a_stop_is_not_a_crash(entries, stop) -> None:
         raise stop
 
     assert run_job(runner, job(entries))["event"] == "interrupted"
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_on_a_full_disk_is_not_the_run_s_error(entries, monkeypatch) -> None:
+    def runner(config, directory):
+        raise ValueError("the run's own error")
+
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    event = run_job(runner, job(entries))
+    assert event["event"] == "failed" and "the run's own error" in event["error"]
 
 
 def test_summaries_of_odd_exceptions() -> None:

@@ -21,20 +21,13 @@ from nmm.data.order import OrderHash
 from nmm.evaluate import ROUTING_SCALARS
 from nmm.record import Attempt, begin_attempt, checkpoints
 from nmm.training import callbacks, progress
-from nmm.training.callbacks import (
-    STOP_SIGNALS,
-    Diverged,
-    Interrupted,
-    StepBoundary,
-    StopFlag,
-    flat,
-    wandb_mirror,
-)
+from nmm.training.callbacks import StepBoundary, flat, wandb_mirror
 from nmm.training.checkpoint import TrainingState
 from nmm.training.module import TrainingModule
 from nmm.training.progress import ProgressBar
 from nmm.training.run import rows_of, shards_of
 from nmm.training.spikes import Guard, Verdict, judge
+from nmm.training.stopping import STOP_SIGNALS, Diverged, Interrupted, StopFlag
 
 TinyConfig = Callable[..., RunConfig]
 

@@ -80,7 +80,7 @@ def test_a_checkpoint_holds_no_code(tiny_config: TinyConfig, tmp_path: Path) -> 
     found = newest_checkpoint(tmp_path)
     assert found is not None
     content = torch.load(found[1], weights_only=True)
-    assert set(content) == {"format", "trunk", "numerics", "state", "model", "optimizer"}
+    assert set(content) == {"format", "trunk", "code", "numerics", "state", "model", "optimizer"}
 
 
 def test_ranks_above_zero_write_nothing(tiny_config: TinyConfig) -> None:
@@ -123,7 +123,7 @@ def test_a_foreign_checkpoint_is_refused(tiny_config: TinyConfig, tmp_path: Path
         load(found[1], tiny_config(seed=1))
     content = torch.load(found[1], weights_only=True)
     torch.save({**content, "format": 99}, found[1])
-    with pytest.raises(CheckpointError, match="has checkpoint format 99, this code reads 3"):
+    with pytest.raises(CheckpointError, match="has checkpoint format 99, this code reads 4"):
         load(found[1], config)
 
 

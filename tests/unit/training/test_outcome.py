@@ -29,7 +29,7 @@ def record_of(config: RunConfig, result: dict[str, Any], status: str = "done") -
     """A record of a run that took two seconds, without training it."""
     rows = rows_of(shards_of(config), config)
     timing = {"seconds": 2.0, "steps": config.total_steps}
-    return make_record(config, run_directory(config), rows, Numerics("fp32", False), status, result, timing)
+    return make_record(config, run_directory(config), rows, Numerics("fp32", False), status, result, timing, ["c0de"])
 
 
 @pytest.mark.parametrize("steps", [1, 12, 80])

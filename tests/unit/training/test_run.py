@@ -20,8 +20,8 @@ from lab import ARCHS, metrics, run_directory, train
 from nmm.config import Budget, Parent, RunConfig, Schedule, run_id
 from nmm.record import CheckpointError, RecordError, attempts, checkpoints, read_json, read_record, status, write_json
 from nmm.training import run
-from nmm.training.callbacks import Interrupted
 from nmm.training.module import TrainingModule
+from nmm.training.stopping import Interrupted
 
 TinyConfig = Callable[..., RunConfig]
 OFTEN: dict[str, Any] = {"checkpoint_every_steps": 3}

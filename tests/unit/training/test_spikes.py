@@ -17,9 +17,9 @@ from torch import Tensor
 from nmm.config import Optim, RunConfig
 from nmm.record import attempts, read_record
 from nmm.training import module as training_module
-from nmm.training.callbacks import Interrupted
 from nmm.training.module import TrainingModule
 from nmm.training.spikes import WINDOW, Guard, judge
+from nmm.training.stopping import Interrupted
 
 TinyConfig = Callable[..., RunConfig]
 NAN, INF = math.nan, math.inf

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from run_records import write_records
 
 import analysis.rows.reading as reading
 from analysis.rows.columns import Columns, TableError, numbers
@@ -29,7 +30,7 @@ def test_every_source_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "runs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (tmp_path / "runs.json").write_text(json.dumps(rows))
     (tmp_path / "columns.json").write_text(json.dumps({name: list(frame[name]) for name in frame}, default=str))
-    monkeypatch.setattr(reading, "load_table", lambda path: rows if path == tmp_path else [])
+    monkeypatch.setattr(reading, "_read_directory", lambda path: pd.DataFrame(rows if path == tmp_path else []))
     files = ("runs.csv", "more.CSV.gz", "runs.parquet", "runs.jsonl", "runs.jsonl.gz", "runs.json")
     arrays = {str(name): frame[name].to_numpy() for name in frame}
     sources = [frame, frame.convert_dtypes(), frame.set_index("run_id"), frame[::1], iter(rows), arrays, tmp_path]
@@ -116,3 +117,23 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_rows({"n": np.ones((2, 2))})
     with pytest.raises(TableError, match="column 'n' is there twice"):
         read_rows(pd.DataFrame([[1, 2]], columns=["n", "n"]))
+
+
+def test_records_that_cannot_be_read_are_listed_not_fatal(tmp_path: Path) -> None:
+    """Of twelve runs one record is half-written and one of something else: the others are the table."""
+    names = write_records(tmp_path, 12)
+    (tmp_path / names[3] / "record.json").write_bytes((tmp_path / names[3] / "record.json").read_bytes()[:700])
+    (tmp_path / names[5] / "record.json").write_text('{"score": 1}')
+    table = load(tmp_path)
+    assert list(table.frame["run_id"]) == [name for name in names if name not in (names[3], names[5])]
+    (note,) = [note for note in table.notes if "cannot be read" in note]
+    assert note.startswith("2 records cannot be read and are left out: ")
+    assert f"{names[3]}/record.json: not JSON, half-written?" in note
+    assert f"{names[5]}/record.json: not a record of nmm" in note
+
+
+def test_a_directory_of_unreadable_records_only_says_so(tmp_path: Path) -> None:
+    (name,) = write_records(tmp_path, 1)
+    (tmp_path / name / "record.json").write_text("")
+    with pytest.raises(TableError, match=r"1 records cannot be read: .*record\.json: empty"):
+        load(tmp_path)
