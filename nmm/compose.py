@@ -64,8 +64,9 @@ def check_command(arguments: Sequence[str]) -> None:
     check_texts(args.overrides)
     if not (args.config_dir or args.config_path or args.config_name) and not any(map(_touches_hydra, args.overrides)):
         return  # Hydra's node is as conf/ has it
-    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-        return  # instantiates nothing
+    helps = args.help or args.hydra_help  # instantiate nothing either, but do configure logging
+    if not helps and (args.cfg or args.info or args.shell_completion):
+        return
     path = create_automatic_config_search_path(None, None, args.config_path or f"pkg://{CONFIG_MODULE}")
     if args.config_dir is not None:
         path.prepend("command-line", f"file://{args.config_dir}", SearchPathQuery(provider="schema"))
@@ -73,7 +74,7 @@ def check_command(arguments: Sequence[str]) -> None:
     try:
         check_composed(
             hydra.compose_config(
-                config_name=args.config_name or "config",
+                config_name=None if args.hydra_help and not args.help else args.config_name or "config",
                 overrides=list(args.overrides),
                 run_mode=RunMode.MULTIRUN,  # as Hydra itself does to learn the mode; lists of values are left alone
                 with_log_configuration=False,
@@ -89,10 +90,11 @@ def _touches_hydra(override: str) -> bool:
 
 
 def check_composed(composed: DictConfig) -> None:
-    """Refuse a composed configuration whose Hydra node names code that is not allowed. Raises ``ConfigError``."""
+    """Refuse a composed configuration whose Hydra node holds what is not allowed. Raises ``ConfigError``."""
     from omegaconf import OmegaConf
 
-    check_hydra(OmegaConf.to_container(composed.hydra, resolve=False, throw_on_missing=False))
+    values: Any = OmegaConf.to_container(composed.hydra, resolve=False, throw_on_missing=False)
+    check_hydra(values)
     _check_pointers(composed.hydra, "hydra")
 
 

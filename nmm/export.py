@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 EXAMPLE = "example: nmm export outputs/runs/early-d32-run-s0-1953-0123456789 --out outputs/early_d32"
@@ -20,5 +21,11 @@ def export_main(argv: list[str]) -> int:
     out = export(arguments.run, arguments.out or arguments.run / "export", arguments.dtype)
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     print(f"exported {arguments.run.name} -> {out}/model.safetensors, config.json ({size:.1f} MB)")
+    if alarms := sorted(arguments.run.glob("alarm-*.json")):
+        print(
+            f"warning: {arguments.run.name} finished again with another result than its record has ({alarms[0]}); the "
+            "weights are those of the newest checkpoint, the result in config.json is the record's",
+            file=sys.stderr,
+        )
     print(f"start from it with: nmm train start=run start.path={out} ...")
     return 0

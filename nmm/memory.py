@@ -22,6 +22,7 @@ from nmm.params import active_experts, expert_layers, pixels_per_patch, vision_e
 
 BF16_FROM_WIDTH = 128  # ``precision: auto`` on a GPU: below it autocast costs more than the faster products save
 LOGIT_BYTES = 12
+BESIDE_TENSORS = 1 << 18  # names, numbers and padding in one checkpoint; for a tiny model, most of it
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,10 @@ def _block_bytes(config: RunConfig, width: int, has_experts: bool) -> float:
     if has_experts:
         ffn = ffn * active_experts(config) // arch.granularity + 3 * d * arch.top_k * arch.granularity
     return 4.0 * 2 * d + width * (2 * d + 3 * mixed + 2 * inner + ffn)
+
+
+def checkpoint_bytes(config: RunConfig) -> int:
+    """About how large one checkpoint on disk is: fp32 weights, and two moments of those that are trained."""
+    params = count_params(config)
+    trained = params.total - (params.vision if config.arch.vision_frozen else 0)
+    return 4 * params.total + 8 * trained + BESIDE_TENSORS

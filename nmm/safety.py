@@ -1,14 +1,19 @@
 """What a configuration may do to the process that reads it: name no code, and read no secrets from the environment.
 
 Runs are built from plain values; nothing of a user's configuration is imported or called. Hydra does instantiate its
-own launcher and sweeper, so what those nodes name must be on a list (``ALLOWED_TARGETS``).
+own launcher and sweeper, so what those nodes name must be on a list (``ALLOWED_TARGETS``), and it configures Python's
+logging, which can call and overwrite anything, so those nodes must be as Hydra ships them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import re
 from collections.abc import Callable, Iterator
+from importlib import resources
+from importlib.util import find_spec
 from typing import Any
 
 from nmm.config import ConfigError
@@ -19,7 +24,8 @@ ALLOWED_TARGETS = (
     "hydra_plugins.hydra_joblib_launcher.",
     "hydra_plugins.hydra_submitit_launcher.",
 )
-LOGGING_CLASSES = "logging."
+LOGGING = {"job_logging": ("none", "disabled", "default", "stdout"), "hydra_logging": ("none", "disabled", "default")}
+COLORLOG = "hydra_plugins.hydra_colorlog"
 
 # Where things are and what the scheduler gave: never a credential.
 HARMLESS = ("HOME", "USER", "LOGNAME", "HOSTNAME", "PWD", "TMPDIR", "SCRATCH", "WORK", "STORE", "PROJECT", "DATASETS")
@@ -56,17 +62,71 @@ def check_texts(texts: list[str]) -> None:
                 raise ConfigError(_refusal(name))
 
 
-def check_hydra(values: Any, where: str = "hydra") -> None:
-    """Raise ``ConfigError`` when Hydra's node, as plain values, names code that is not on the list."""
-    for path, key, value in _items(values, where):
+def check_hydra(values: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` when Hydra's node, as plain values, names code that is not on the list, configures logging
+    in another way than Hydra does, or sets an environment variable.
+    """
+    for name in LOGGING:
+        if name in values:
+            _check_logging(name, values[name])
+    for path, key, value in _items(values, "hydra"):
         if key == "_target_" and not (isinstance(value, str) and value.startswith(ALLOWED_TARGETS)):
             raise ConfigError(f"{path}={value!r} is not allowed; Hydra may load {', '.join(ALLOWED_TARGETS)} only")
-        if key == "()" or (key == "class" and not str(value).startswith(LOGGING_CLASSES)):
-            raise ConfigError(f"{path}={value!r} is not allowed; only classes of the standard library's logging are")
         if key == "env_copy" and (secrets := [name for name in value or () if not is_harmless(str(name))]):
             raise ConfigError(f"{path}: {_refusal(str(secrets[0]))}")
         if key == "callbacks" and value:
             raise ConfigError(f"{path}={value!r}: callbacks of Hydra are not used here; take them out")
+    _check_job(values.get("job", {}))
+
+
+def _check_job(job: Any) -> None:
+    """Compilers, loaders and the search for programs obey variables, so that setting one can run a program."""
+    if not isinstance(job, dict):
+        raise ConfigError(f"hydra.job={job!r} is not allowed: it is a group; spell it out")
+    given, copied = job.get("env_set") or {}, job.get("env_copy") or ()
+    if not isinstance(given, dict):
+        raise ConfigError(f"hydra.job.env_set={given!r} is not allowed; export variables in the shell instead")
+    for name, value in given.items():
+        if name not in copied or value != os.environ.get(name):  # what Hydra itself puts there for env_copy
+            raise ConfigError(
+                f"hydra.job.env_set.{name} is not allowed: a configuration sets no environment variables; export "
+                f"{name} in the shell instead (for SLURM: hydra.launcher.setup, or the file of slurm.env)"
+            )
+
+
+def _check_logging(name: str, node: Any) -> None:
+    shipped = shipped_logging(name)
+    if node in shipped.values():
+        return
+    known = [(path, value) for one in shipped.values() for path, _, value in _items(one, f"hydra.{name}")]
+    odd = [
+        f"{path}={value!r}"
+        for path, _, value in _items(node, f"hydra.{name}")
+        if not isinstance(value, dict) and (path, value) not in known
+    ]
+    said = ", ".join(odd[:4]) if odd else f"hydra.{name}={node!r}"
+    raise ConfigError(
+        f"{said} is not allowed: logging can call any function and empty any file, so it is only chosen by name, as "
+        f"Hydra ships it: hydra/{name}={'|'.join(shipped)}"
+    )
+
+
+def shipped_logging(name: str) -> dict[str, Any]:
+    """The nodes that Hydra, and its colorlog plugin where that is installed, ship for ``hydra/<name>``: option -> plain
+    values, interpolations as text. ``name``: job_logging or hydra_logging.
+    """
+    conf = resources.files("hydra") / "conf" / "hydra" / name
+    files = {option: conf / f"{option}.yaml" for option in LOGGING[name]}
+    if find_spec(COLORLOG) is not None:
+        files["colorlog"] = resources.files(COLORLOG) / "conf" / "hydra" / name / "colorlog.yaml"
+    return {option: _plain(file.read_text(encoding="utf-8")) for option, file in files.items()}
+
+
+@functools.cache  # 5 ms each, and every run of a list asks
+def _plain(text: str) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 def _items(values: Any, where: str) -> Iterator[tuple[str, str, Any]]:

@@ -109,7 +109,7 @@ def report(record: dict[str, Any], directory: Path) -> None:
 
 def say(record: dict[str, Any], directory: Path) -> None:
     """The closing line."""
-    result, steps = record["result"], f"{record['steps']} steps"
+    result, steps = record["result"], f"{record['result'].get('step', record['steps'])} steps"
     loss, skipped = result.get("loss", {}), sum(result.get("skipped_steps", {}).values())
     names = [*sorted(loss.keys() - {"avg", "mixture"}), *(name for name in ("avg", "mixture") if name in loss)]
     numbers = "  ".join(f"{name} {loss[name]:.4f}" for name in names)

@@ -20,7 +20,7 @@ from sweeps import manifest
 from sweeps.launch import Options, run_entries
 from sweeps.manifest import Entry, ManifestError
 from sweeps.slurm.options import SAVE_SHARE
-from sweeps.slurm.submissions import Submission, is_cancelled, read_submission, read_submissions
+from sweeps.slurm.submissions import Submission, chunk_end, is_cancelled, read_submission, read_submissions, writing
 from sweeps.slurm.tally import Tally, tally
 
 STOPPED = 75  # EX_TEMPFAIL: a signal came, there is work left, run it again
@@ -52,9 +52,16 @@ def chunk_main(argv: Sequence[str]) -> int:
 def run_chunk(directory: Path, number: int, index: int, console: Console) -> int:
     """Run chunk ``index`` of submission ``number`` in worker processes of its own. Returns the exit status.
 
-    Raises ``ConfigError`` for an index that does not exist, ``RecordError`` for a missing submission, and
-    ``ManifestError``.
+    Raises ``ConfigError`` for an index that does not exist, ``RecordError`` for a missing submission,
+    ``ManifestError``, and ``SweepError`` where the directory cannot be written.
     """
+    with writing(directory):
+        status = _run(directory, number, index, console)
+    console.print(chunk_end(number, index, status), highlight=False, markup=False, soft_wrap=True)
+    return status
+
+
+def _run(directory: Path, number: int, index: int, console: Console) -> int:
     entries = manifest.read(directory)
     submission = read_submission(directory, number)
     if not 0 <= index < len(submission.chunks):
@@ -94,9 +101,7 @@ def _tallies(directory: Path, submission: Submission, chosen: Sequence[Entry]) -
     for entry in chosen:
         if not (directory / entry.run_id / "record.json").exists():
             try:
-                found[entry.run_id] = tally(
-                    directory, entry.run_id, submissions, forgiven.get(entry.run_id, 0), present
-                )
+                found[entry.run_id] = tally(directory, entry.run_id, submissions, forgiven.get(entry.run_id), present)
             except RecordError:
                 continue  # the run itself will say what is damaged
     return {entry.run_id: found.get(entry.run_id, Tally()) for entry in chosen}

@@ -8,6 +8,7 @@ by this very code. Deleting it costs one slower call.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -32,7 +33,9 @@ of a newer nmm is listed on stderr and left out; the table is written all the sa
 
 @dataclass(frozen=True)
 class Written:
-    """What came of it. unread: (path of a record, why it is not in the table). left_out: kind of run -> how many."""
+    """What came of it. unread: (path of a record, why it is not in the table). left_out: kind of run -> how many.
+    alarms: files of runs that finished twice with different results; the table has the record, which came first.
+    """
 
     out: Path
     rows: int
@@ -41,6 +44,7 @@ class Written:
     num_kept: int
     left_out: Counter[str]
     unread: tuple[tuple[str, str], ...]
+    alarms: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The closing lines."""
@@ -54,11 +58,19 @@ class Written:
         return found
 
     def warnings(self) -> list[str]:
-        """One line for every record that could not be used, after one that counts them."""
-        if not self.unread:
-            return []
-        listed = [f"  {shown(path)}: {shown(reason)}" for path, reason in self.unread]
-        return [f"warning: {len(listed)} records are not in the table:", *listed]
+        """One line about alarms, and one for every record that could not be used, after one that counts them."""
+        found = []
+        if self.alarms:
+            first, runs = self.alarms[0], {os.path.dirname(path) for path in self.alarms}
+            ask = f"nmm sweep status {shown(str(Path(first).parents[1]))}"
+            found.append(
+                f"warning: {len(runs)} runs finished again with another result than their record has, e.g. "
+                f"{shown(first)}; do not trust their rows before you know why (`{ask}`)"
+            )
+        if self.unread:
+            found.append(f"warning: {len(self.unread)} records are not in the table:")
+            found += [f"  {shown(path)}: {shown(reason)}" for path, reason in self.unread]
+        return found
 
 
 def shown(text: str) -> str:
@@ -107,7 +119,15 @@ def write_table(directories: Sequence[Path], out: Path) -> Written:
     num_read = sum(found.num_read for found in scans)
     total = sum(len(found.seen) + len(found.unread) for found in scans)
     left_out = sum((found.left_out for found in scans), Counter({"there twice": twice} if twice else {}))
-    return Written(out, len(rows), num_columns, num_read, total - num_read, left_out, tuple(unread))
+    return Written(out, len(rows), num_columns, num_read, total - num_read, left_out, tuple(unread), _alarms(scans))
+
+
+def _alarms(scans: Sequence[Scan]) -> tuple[str, ...]:
+    found: list[str] = []
+    for run in (os.path.dirname(path) for one in scans for path in one.seen):
+        with contextlib.suppress(FileNotFoundError), os.scandir(run) as entries:
+            found += sorted(e.path for e in entries if e.name.startswith("alarm-") and e.name.endswith(".json"))
+    return tuple(found)
 
 
 def _joined(scans: Sequence[Scan]) -> tuple[list[dict[str, Any]], int, list[tuple[str, str]]]:

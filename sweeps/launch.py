@@ -258,6 +258,8 @@ class _Launch:
     def _failed(self, worker: Worker, error: str, cause: str = "") -> None:
         entry = worker.current
         assert entry is not None
+        if run_status(self.directory / entry.run_id) in FINISHED:
+            return self._done(worker)  # what came after the record was published changes nothing
         worker.current = None
         self.tracker.ended(worker.slot, finished=False)
         if self.stop_signal:

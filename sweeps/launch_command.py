@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nmm.config import ConfigError
 from sweeps.launch import Options, launch
 from sweeps.slurm.options import parse_options, whole
 from sweeps.slurm.reconcile import launch_slurm
+from sweeps.slurm.remembered import recall, remember
 from sweeps.slurm.submit import Way
 from sweeps.worker import DEFAULT_RUNNER
 
@@ -28,8 +30,9 @@ that signal n stopped it.
   changed_code=accept  go on with runs whose checkpoints other code made, and say so in their records (default refuse)
 
 launcher=slurm submits what is not done as job arrays, trunks before branches, and returns. Launch again at any time:
-what is done, running, waiting in the queue or has failed too often is not submitted again. Exit status 0 means that
-every run is done or in the queue; 1 that some are neither, as the last line says.
+what is done, running, waiting in the queue or has failed too often is not submitted again. The slurm.* options
+of the last launch are remembered; slurm.mem= forgets one. Exit status 0 means that every run is done or in the queue;
+1 that some are neither, as the last line says.
 
   slurm.partition= slurm.account= slurm.time= slurm.gres= slurm.mem=    as sbatch takes them; {devices} in slurm.gres is
                             replaced by the devices that each node's part of a run has
@@ -105,9 +108,18 @@ def _launch_slurm(directory: Path, given: Mapping[str, str]) -> int:
     _check_keys([key for key in given if not key.startswith("slurm.")], SLURM_KEYS, "slurm")
     if given.get("retry", "all") != "all":
         raise ConfigError(f"retry={given['retry']} is not all (leave it out to respect slurm.attempts)")
-    options = parse_options(ours, Path.cwd())
+    directory, console = directory.absolute(), Console()
+    kept = {key: value for key, value in recall(directory).items() if key not in ours}
+    if kept:
+        said = " ".join(f"slurm.{key}={shlex.quote(value)}" for key, value in kept.items())
+        console.print(f"as last time: {said}", highlight=False, markup=False, soft_wrap=True)
+    asked = {key: value for key, value in {**kept, **ours}.items() if value}
+    options = parse_options(asked, Path.cwd())
     way = Way(given.get("runner", DEFAULT_RUNNER), "retry" in given, _changed_code(given))
-    return launch_slurm(directory, options, way, Console())
+    status = launch_slurm(directory, options, way, console)
+    if not options.dry_run:
+        remember(directory, asked | ({"env": options.env} if options.env else {}))
+    return status
 
 
 def _check_keys(given: Mapping[str, str] | Sequence[str], known: Sequence[str], launcher: str) -> None:

@@ -104,7 +104,7 @@ def _summary(plan: Plan, entries: Sequence[Entry]) -> list[str]:
     basis = (
         f"speeds observed on {len(plan.speeds.observed)} shapes" if plan.speeds.observed else "a model of one free core"
     )
-    saved = f"; sharing trunks saves {100 * (1 - flops / alone):.0f} % of {alone:.2e}" if trunks else ""
+    saved = f"; sharing trunks saves {100 * (1 - flops / alone):.0f} % of {alone:.2e}" if flops < alone else ""
     return [
         f"total: {trunks} trunks + {len(entries) - trunks} points, {flops:.2e} FLOPs{saved}",
         f"* estimates, from {basis}: {duration(work)} of work, about {duration(wall)} with {PLANNED_WORKERS} workers",

@@ -14,7 +14,7 @@ from typing import Any
 
 from nmm.config import RunConfig, identity, run_id, to_dict
 from nmm.frozen import changes_from
-from nmm.record import read_record, write_config
+from nmm.record import attempts, ended, read_record, write_config
 from sweeps.manifest import SweepError
 
 # Exit statuses of ranks that saved and left, or that the signal met before they could listen (srun too says 128 + n).
@@ -23,11 +23,16 @@ ASKED_TO_STOP = {
 }
 
 
+class RanksLost(SweepError):
+    """The ranks were killed, or one of them was and took the others along."""
+
+
 def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     """Execute the run as its ranks and return its record; the contract of every runner (``sweeps.worker``).
 
     A ``SystemExit`` in this process stops the ranks at their next step and goes on up once they have saved; ranks that
-    a signal stopped make one. Raises ``SweepError`` when they end without a record otherwise.
+    a signal stopped make one. Raises ``RanksLost`` when they were killed, ``SweepError`` when they end without a record
+    otherwise.
     """
     write_config(directory, {"run_id": run_id(config), "identity": identity(config), "settings": to_dict(config)})
     ranks = subprocess.Popen(
@@ -44,9 +49,21 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     record = read_record(directory)
     if record is None and status in ASKED_TO_STOP:
         raise SystemExit(status)  # the signal came to the ranks themselves, as a preempted job's does
+    if record is None and (status < 0 or status > 128):
+        raise RanksLost(f"the ranks of {directory.name} were ended by signal {abs(status) % 128}")
     if record is None:
-        raise SweepError(f"the ranks of {directory.name} ended with status {status} and without a record")
+        said = _last_words(directory)
+        raise SweepError(
+            f"the ranks of {directory.name} ended with status {status} and without a record{said and f': {said}'}"
+        )
     return record
+
+
+def _last_words(directory: Path) -> str:
+    """The error that the newest attempt ended with; "" when it did not say."""
+    made = attempts(directory)
+    end = ended(made[-1]) if made else None
+    return end["detail"].strip().splitlines()[-1] if end is not None and end["detail"].strip() else ""
 
 
 def command(config: RunConfig, directory: Path, environ: Mapping[str, str]) -> list[str]:

@@ -7,10 +7,8 @@ import os
 from pathlib import Path
 
 from nmm.config import RunConfig
-from nmm.flops import count_params
-
-BYTES_PER_PARAM = 24  # two checkpoints of weights and two moments, all fp32
-BESIDE_BYTES = 1 << 20
+from nmm.memory import checkpoint_bytes
+from nmm.record import KEEP_CHECKPOINTS
 
 
 def lack_of_room(directory: Path, config: RunConfig) -> str:
@@ -18,7 +16,7 @@ def lack_of_room(directory: Path, config: RunConfig) -> str:
     place = directory / "launcher" / f".room.{os.getpid()}.tmp"
     try:
         with open(place, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, BYTES_PER_PARAM * count_params(config).total + BESIDE_BYTES)
+            os.posix_fallocate(file.fileno(), 0, KEEP_CHECKPOINTS * checkpoint_bytes(config))
     except OSError as error:
         return error.strerror or str(error)
     finally:

@@ -114,12 +114,6 @@ class Schedule:
         self.elsewhere.discard(run)
         self.waiting[run] = self.entries[run]
 
-    def requeue(self, run: str) -> None:
-        """The worker never got as far as starting this run: that is not one of its tries."""
-        self.running.pop(run)
-        self.tries[run] -= 1
-        self.waiting[run] = self.entries[run]
-
     def _block(self) -> None:
         """A branch can run only if its trunk is done or still on its way in this launch."""
         coming = self.waiting.keys() | self.running.keys() | self.elsewhere

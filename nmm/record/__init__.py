@@ -6,6 +6,7 @@
     lock                        held while its process lives
     metrics.jsonl  log.txt
     checkpoints/step-000000123.pt + .json (size, sha256 of what was to be written)
+    saved                       a mark: it has written a checkpoint, even if that is cleared away by now
     reserve                     room that its end needs on a full disk, let go then
     ended.json                  how it ended and of what (``CAUSES``); not there: without a word
 <run>/record.json               published last, by link: the first finisher wins, a second one must agree
@@ -28,7 +29,7 @@ from nmm.record.files import (
     write_json,
 )
 from nmm.record.flat import RECORD_SCHEMA, flatten
-from nmm.record.made import attempts, is_alive, is_over
+from nmm.record.made import attempts, has_saved, is_alive, is_over
 from nmm.record.owner import owner
 from nmm.record.published import publish, read_record, status, write_config
 from nmm.record.saved import checkpoint_at, checkpoints, newest_checkpoint
@@ -52,6 +53,7 @@ __all__ = [
     "ended",
     "file_sha256",
     "flatten",
+    "has_saved",
     "is_alive",
     "is_over",
     "load_table",

@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO
 
 from nmm.record.ending import CAUSES
 from nmm.record.files import RecordError, is_abandoned, write_json
-from nmm.record.made import attempts, is_over
+from nmm.record.made import SAVED, attempts, is_over
 from nmm.record.owner import this_process
 from nmm.record.saved import checkpoint_steps, remove_checkpoint, remove_unfinished, write_checkpoint
 
@@ -59,6 +59,8 @@ class Attempt:
         folder = self.path / "checkpoints"
         path = write_checkpoint(folder, step, writer)
         self._saved.append(step)
+        with contextlib.suppress(OSError):  # only a mark, see ``made.has_saved``
+            (self.path / SAVED).touch()
         for stale in [s for s in checkpoint_steps(folder) if s not in pinned][:-KEEP_CHECKPOINTS]:
             remove_checkpoint(folder, stale)
         self._drop_earlier(pinned)
@@ -97,6 +99,20 @@ class Attempt:
         """Close files and release the lock."""
         self._metrics.close()
         self._lock.close()
+        _LOCKS.discard(self._lock)
+
+
+# a fork (a data worker that hangs) shares the lock and would keep it after this process has died
+_LOCKS: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    for lock in _LOCKS:
+        lock.close()  # this copy only: the lock itself stays with the process that took it
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def begin_attempt(run: Path) -> Attempt:
@@ -121,6 +137,7 @@ def begin_attempt(run: Path) -> Attempt:
         attempt = Attempt(path, lock, open(path / "metrics.jsonl", "ab", buffering=0))  # noqa: SIM115
         _sweep(attempt)
     except BaseException:
+        _LOCKS.discard(lock)
         lock.close()
         raise
     return attempt
@@ -128,11 +145,13 @@ def begin_attempt(run: Path) -> Attempt:
 
 def _locked(path: Path) -> IO[str]:
     lock = open(path, "w", encoding="utf-8")  # noqa: SIM115 - held open for the life of the attempt
+    _LOCKS.add(lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()
     except BaseException as error:
+        _LOCKS.discard(lock)
         lock.close()
         if isinstance(error, OSError) and error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
             raise RecordError(
@@ -157,8 +176,8 @@ def _sweep(attempt: Attempt) -> None:
                 if stale:
                     attempt.log(f"removed what attempt {other.name} left half written: {', '.join(stale)}")
             _remove(attempt, [*temporary, *other.glob("reserve")])
-        else:
-            _remove(attempt, [path for path in temporary if is_abandoned(path.name)])
+        else:  # a temporary checksum marks a checkpoint as unfinished, so it goes with that only
+            _remove(attempt, [path for path in temporary if is_abandoned(path.name) and ".json." not in path.name])
 
 
 def _remove(attempt: Attempt, stale: list[Path]) -> None:

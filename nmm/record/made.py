@@ -9,6 +9,13 @@ from pathlib import Path
 from nmm.record.files import RecordError
 from nmm.record.owner import owner, this_process
 
+SAVED = "saved"  # in an attempt's directory once it has written a checkpoint; stays when that is cleared away
+
+
+def has_saved(attempt: Path) -> bool:
+    """Whether the attempt wrote a checkpoint, even one that a later attempt has cleared away since."""
+    return (attempt / SAVED).exists()
+
 
 def attempts(run: Path) -> list[Path]:
     """Attempt directories, oldest first. Raises ``RecordError`` for a link: attempts are written and cleared away."""
@@ -33,7 +40,8 @@ def is_alive(attempt: Path) -> bool:
 
 
 def is_over(attempt: Path) -> bool:
-    """True when nobody can write into the attempt any more: it says it has ended, or its process on this machine died.
+    """True when nobody can write into the attempt any more: it says it has ended, or its process on this machine died,
+    at the latest as the machine was started anew.
 
     Of another machine's process a free lock proves nothing (not every shared disk passes locks on), and an attempt
     without an owner is only being made: both count as not over.
@@ -45,6 +53,6 @@ def is_over(attempt: Path) -> bool:
     except RecordError:
         return False
     here = this_process()
-    if whose is None or not here["boot"] or (whose["host"], whose["boot"]) != (here["host"], here["boot"]):
+    if whose is None or not (here["boot"] and whose["boot"]) or whose["host"] != here["host"]:
         return False
     return not is_alive(attempt)

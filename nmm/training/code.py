@@ -81,11 +81,7 @@ def file_digests(root: Path) -> dict[str, str]:
     while waiting:
         module = waiting.pop()
         path = _file(root, module)
-        if (
-            path is None
-            or module == "nmm"
-            or any(module == quiet or module.startswith(quiet + ".") for quiet in SILENT)
-        ):
+        if path is None or _is_silent(module):
             continue
         tree = ast.parse(path.read_bytes())
         parts: list[str] = []

@@ -60,15 +60,7 @@ def make_record(
             "step": config.parent.step,
             "trunk_id": config.parent.run_id or make_run_id(config),
         },
-        "versions": {
-            "nmm": __version__,
-            "numerics": CODE_NUMERICS,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "data": config.data.fingerprint,
-            "code": code_history[-1],
-            "code_history": code_history,
-        },
+        "versions": _versions(config, code_history),
         "numerics": {"precision": numerics.precision, "compiled": numerics.compiled, "threads": config.trainer.threads},
         "params": {
             **{k: v for k, v in vars(params).items()},
@@ -88,6 +80,18 @@ def make_record(
         "peak_memory_bytes": _peak_memory(config.trainer.accelerator),
         "attempts": len(attempts(run)),
         "result": result,
+    }
+
+
+def _versions(config: RunConfig, code_history: list[str]) -> dict[str, Any]:
+    return {
+        "nmm": __version__,
+        "numerics": CODE_NUMERICS,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "data": config.data.fingerprint,
+        "code": code_history[-1],
+        "code_history": code_history,
     }
 
 

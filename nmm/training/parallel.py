@@ -6,6 +6,7 @@ Nothing of it is known to the model; sharding it is in ``nmm.training.sharding``
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from nmm.config import ConfigError, RunConfig
+from nmm.groups import Trainer
 from nmm.training.callbacks import StepBoundary
 from nmm.training.exchange import has_images
 from nmm.training.progress import ProgressBar
@@ -43,9 +45,18 @@ class _NoSignals(_SignalConnector):
 class _Srun(SLURMEnvironment):
     """Without Lightning's requeueing (it would save inside the handler and load a stale checkpoint of its own)."""
 
-    def __init__(self, devices: int) -> None:
-        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # which `srun --ntasks` leaves out
+    def __init__(self, trainer: Trainer) -> None:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(trainer.devices))  # which `srun --ntasks` leaves out
+        if trainer.num_nodes == 1:
+            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         super().__init__(auto_requeue=False)
+        try:
+            socket.getaddrinfo(self.main_address, None)
+        except OSError as error:  # ranks would wait for it without a word
+            raise ConfigError(
+                f"the ranks of this run are to meet at {self.main_address}, a name that {socket.gethostname()} cannot "
+                f"look up ({error}); export MASTER_ADDR=ADDRESS of the job's first node, e.g. in slurm/env.sh"
+            ) from error
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Nothing: ``check_ranks`` did it, from the numbers of the step and not of the whole job."""
@@ -56,7 +67,7 @@ def environment(config: RunConfig) -> LightningEnvironment | SLURMEnvironment | 
     check_ranks(config)
     match place().starter:
         case "srun":
-            return _Srun(config.trainer.devices)
+            return _Srun(config.trainer)
         case "torchrun":
             return TorchElasticEnvironment()
         case _:

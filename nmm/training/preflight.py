@@ -6,28 +6,23 @@ import os
 from pathlib import Path
 
 from nmm.config import RunConfig
-from nmm.flops import count_params
+from nmm.memory import checkpoint_bytes
 from nmm.record import KEEP_CHECKPOINTS, DiskError, checkpoints
-
-BESIDE_TENSORS = 1 << 18  # bytes of names, numbers and padding in one checkpoint; for a tiny model, most of it
-
-
-def checkpoint_bytes(config: RunConfig) -> int:
-    """About how large one checkpoint is: fp32 weights, and two moments of those that are trained."""
-    params = count_params(config)
-    trained = params.total - (params.vision if config.arch.vision_frozen else 0)
-    return 4 * params.total + 8 * trained + BESIDE_TENSORS
 
 
 def check_room(config: RunConfig, directory: Path) -> None:
-    """Raise ``DiskError`` unless ``directory`` (which exists) has room for two checkpoints, or needs none any more."""
-    if any(step == config.total_steps for step, _ in checkpoints(directory)):
+    """Raise ``DiskError`` unless ``directory`` (which exists) has room for two checkpoints and those that are kept for
+    branches, or needs none any more.
+    """
+    step = max((step for step, _ in checkpoints(directory)), default=0)
+    if step == config.total_steps:
         return
-    needed = KEEP_CHECKPOINTS * checkpoint_bytes(config)
+    count = KEEP_CHECKPOINTS + sum(step < kept < config.total_steps for kept in config.keep_steps)
+    needed = count * checkpoint_bytes(config)
     found = os.statvfs(directory)
     free = found.f_bavail * found.f_frsize
     if free < needed:
         raise DiskError(
-            f"{directory}: {free / 1e6:,.1f} MB are free on this disk, {KEEP_CHECKPOINTS} checkpoints of this run "
+            f"{directory}: {free / 1e6:,.1f} MB are free on this disk, {count} checkpoints of this run "
             f"need {needed / 1e6:,.1f} MB; make room, or give the run another disk with out="
         )

@@ -24,7 +24,8 @@ class Interrupted(SystemExit):
         self.signum, self.step = signum, step
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.signum).name} after step {self.step}; run it again to go on"
+        when = f"after step {self.step}" if self.step else "before its first step"
+        return f"stopped by {signal.Signals(self.signum).name} {when}; run it again to go on"
 
 
 class Diverged(RuntimeError):

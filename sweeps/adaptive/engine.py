@@ -148,5 +148,7 @@ def _nmm(*arguments: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        words = " ".join(said[-_SHOWN_LINES:]).removeprefix("error: ") or "it said nothing"
+        errors = [number for number, line in enumerate(said) if line.startswith("error: ")]
+        shown = said[errors[-1] :] if errors else said[-_SHOWN_LINES:]
+        words = " ".join(" ".join(shown).split()).removeprefix("error: ") or "it said nothing"
         raise AnalysisError(f"`nmm {arguments[0]}` ended with status {done.returncode}: {words}")

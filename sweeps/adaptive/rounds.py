@@ -112,8 +112,11 @@ def _run_open(directory: Path, options: Sequence[str], console: Console) -> int:
     say(console, f"running {len(left)} planned runs ...")
     status = _launch(directory, options)
     left = finished(directory, manifest.read(directory)).open
-    if not left:
+    if not left and status < 128:
         return 0  # what diverged has ended, and is no reason to stop
+    if not left:
+        say(console, "stopped by a signal, with all planned runs ended; the same command goes on from here")
+        return status
     say(
         console,
         f"stopped: the launch ended with status {status} and {len(left)} runs open (first: {left[0]}). See `nmm sweep "

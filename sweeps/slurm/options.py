@@ -13,6 +13,12 @@ from nmm.config import ConfigError
 
 DEFAULT_ENV = Path("slurm") / "env.sh"
 UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+# What finding, stopping and resuming tasks hangs on. sbatch takes shortened names too, and -a0-3 as -a 0-3.
+LAUNCHERS_OWN = (
+    "--array", "--job-name", "--output", "--wrap", "--parsable", "--dependency", "--signal", "--requeue",
+    "--no-requeue", "--open-mode",
+)  # fmt: skip
+LAUNCHERS_OWN_SHORT = re.compile(r"-[hHIkOQuvVW]*[aJod]")  # after letters that take no value
 SAVE_SHARE = 5 / 6  # of the time between the signal and the end; the rest is for leaving and asking for the task again
 
 
@@ -35,11 +41,6 @@ class SlurmOptions:
     signal_seconds: int = 180
     env: str = ""
     dry_run: bool = False
-
-    @property
-    def stop_seconds(self) -> float:
-        """How long runs may take to save after the signal."""
-        return self.signal_seconds * SAVE_SHARE
 
     @property
     def useful_seconds(self) -> float | None:
@@ -124,9 +125,9 @@ def _extra(text: str) -> tuple[str, ...]:
         words = tuple(shlex.split(text))
     except ValueError as error:
         raise ConfigError(f"slurm.extra={text!r} cannot be split into words ({error})") from None
-    taken = ("--array", "-a", "--job-name", "-J", "--output", "-o", "--wrap", "--parsable")
     for word in words:
-        if word.partition("=")[0] in taken:
+        long = word.startswith("--") and any(own.startswith(word.partition("=")[0]) for own in LAUNCHERS_OWN)
+        if long or LAUNCHERS_OWN_SHORT.match(word):
             raise ConfigError(f"slurm.extra={text!r}: {word} is set by the launcher itself")
     return words
 

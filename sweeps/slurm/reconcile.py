@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,16 +17,20 @@ from sweeps import manifest
 from sweeps.launch import fresh_estimates
 from sweeps.lock import only_launcher
 from sweeps.manifest import Entry
+from sweeps.slurm.early import Early, early_ends
 from sweeps.slurm.options import SlurmOptions
 from sweeps.slurm.packing import pack, shares
 from sweeps.slurm.queue import Task, held_runs, release, unfinished
-from sweeps.slurm.submissions import Submission, read_submissions, with_job
+from sweeps.slurm.submissions import Submission, is_cancelled, read_submissions, with_job, writing
 from sweeps.slurm.submit import Asked, Way, max_array_size, sbatch_command, submit
 from sweeps.slurm.tally import Tally, tally
 from sweeps.status import run_status
 
-LEVELS = ("trunk", "branch")
+LEVEL_NAMES = {"trunk": "trunks", "branch": "branches"}
 USUAL_REASONS = ("", "None", "Priority", "Resources", "Dependency", "JobArrayTaskLimit", "BeginTime", "Cleaning")
+LEAVING = "being cancelled"
+EARLY = "ended before any attempt"
+ON_THEIR_WAY = ("queued", "elsewhere", "missing", "waiting for a trunk elsewhere")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Launched:
     submissions: list[Submission] = field(default_factory=list)
     commands: list[list[str]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+    early_log: str = ""
 
 
 def launch_slurm(directory: Path, options: SlurmOptions, way: Way, console: Console) -> int:
@@ -46,48 +52,64 @@ def launch_slurm(directory: Path, options: SlurmOptions, way: Way, console: Cons
     """
     directory = directory.absolute()
     entries = manifest.read(directory)
-    with only_launcher(directory) as lock:
+    with writing(directory), only_launcher(directory) as lock:
         submissions = read_submissions(directory)
-        queued = held_runs(unfinished(directory, submissions))
-        submissions = _with_found_jobs(directory, submissions, queued)
-        tallies = _tallies(directory, entries, submissions)
-        standing = stand(entries, _statuses(directory, entries), queued, tallies, options.attempts, way.retry_all)
+        queued, leaving = _in_the_queue(directory, submissions)
+        submissions = _with_found_jobs(directory, submissions, [*queued.values(), *leaving.values()])
+        tallies = _tallies(directory, entries, submissions, {*queued, *leaving})
+        statuses = _statuses(directory, entries)
+        standing = stand(entries, statuses, queued, tallies, options.attempts, way.retry_all, leaving)
         forgiven = _forgiven(directory, standing) if way.retry_all else {}
         asked = Asked(directory, entries[0].config.sweep, options, way, forgiven)
-        found = Launched(standing, released=[] if options.dry_run else release(queued.values()))
+        early = next((found.early.log for run, found in tallies.items() if standing[run].startswith(EARLY)), "")
+        found = Launched(standing, released=[] if options.dry_run else release(queued.values()), early_log=early)
         if "missing" in standing.values():
             found = _submit_missing(asked, entries, found, queued, lock)
     for line in report(directory, found, queued, options):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0 if set(standing.values()) <= {"done", "queued", "elsewhere", "missing"} else 1
+    return 0 if set(standing.values()) <= {*ON_THEIR_WAY, "done"} else 1
+
+
+def _in_the_queue(directory: Path, submissions: Sequence[Submission]) -> tuple[dict[str, Task], dict[str, Task]]:
+    """Runs that tasks have, and runs whose tasks are cancelled: those begin nothing more and do not come back."""
+    open_ones = unfinished(directory, submissions)
+    cancelled = [s for s in open_ones if is_cancelled(directory, s)]
+    queued = held_runs([s for s in open_ones if s not in cancelled])
+    return queued, {run: task for run, task in held_runs(cancelled).items() if run not in queued}
 
 
 def _statuses(directory: Path, entries: Sequence[Entry]) -> dict[str, str]:
     return {entry.run_id: run_status(directory / entry.run_id) for entry in entries}
 
 
-def _with_found_jobs(
-    directory: Path, submissions: Sequence[Submission], queued: Mapping[str, Task]
-) -> list[Submission]:
+def _with_found_jobs(directory: Path, submissions: Sequence[Submission], tasks: Sequence[Task]) -> list[Submission]:
     """A launcher that was killed before sbatch answered left submissions without an id: the queue knows it."""
-    jobs = {task.name: task.job for task in queued.values()}
+    jobs = {task.name: task.job for task in tasks}
     return [s if s.job or s.name not in jobs else with_job(directory, s, jobs[s.name]) for s in submissions]
 
 
-def _tallies(directory: Path, entries: Sequence[Entry], submissions: Sequence[Submission]) -> dict[str, Tally]:
+def _tallies(
+    directory: Path, entries: Sequence[Entry], submissions: Sequence[Submission], held: Collection[str]
+) -> dict[str, Tally]:
     found: dict[str, Tally] = {}
+    early = early_ends(directory, submissions, [e.run_id for e in entries if _is_open(directory, e, held)])
     for entry in entries:
         if not (directory / entry.run_id / "record.json").exists():
             try:
-                found[entry.run_id] = tally(directory, entry.run_id, submissions)
+                counted = tally(directory, entry.run_id, submissions)
+                found[entry.run_id] = dataclasses.replace(counted, early=early.get(entry.run_id, Early()))
             except RecordError:
                 found[entry.run_id] = Tally(cause="unreadable")
     return found
 
 
+def _is_open(directory: Path, entry: Entry, held: Collection[str]) -> bool:
+    return entry.run_id not in held and not (directory / entry.run_id / "record.json").exists()
+
+
 def _forgiven(directory: Path, standing: Mapping[str, str]) -> dict[str, int]:
     missing = [run for run, word in standing.items() if word == "missing"]
-    return {run: int(made[-1].name) for run in missing if (made := attempts(directory / run))}
+    return {run: max((int(made.name) for made in attempts(directory / run)), default=0) for run in missing}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -101,9 +123,11 @@ def stand(
     tallies: Mapping[str, Tally],
     cap: int,
     retry_all: bool,
+    leaving: Collection[str] = (),
 ) -> dict[str, str]:
     """Where every run stands: done, diverged, queued, elsewhere (held by a process outside our tasks), missing, or why
-    it is not submitted. A branch is blocked when its trunk is not done and nothing will make it so.
+    it is not submitted. A branch is blocked when its trunk is not done and nothing will make it so; it is not submitted
+    either while its trunk runs where no job can wait for it. ``leaving``: runs whose tasks are cancelled.
     """
     standing: dict[str, str] = {}
     for entry in sorted(entries, key=lambda e: e.role == "branch"):
@@ -112,14 +136,27 @@ def stand(
             standing[run] = statuses[run]
         elif run in queued:
             standing[run] = "queued"
+        elif run in leaving:
+            standing[run] = LEAVING
         elif statuses[run] == "running":
             standing[run] = "elsewhere"
         else:
             standing[run] = _wanted(tallies[run], cap, retry_all)
-        parent = standing.get(entry.parent_id, "done")
-        if standing[run] == "missing" and parent not in ("done", "queued", "elsewhere", "missing"):
-            standing[run] = "blocked"
+        if standing[run] == "missing":
+            standing[run] = _behind(standing.get(entry.parent_id, "done"))
     return standing
+
+
+def _behind(parent: str) -> str:
+    match parent:
+        case "done" | "queued" | "missing":
+            return "missing"
+        case "elsewhere":
+            return "waiting for a trunk elsewhere"
+        case "being cancelled":
+            return "waiting for a trunk that is being cancelled"
+        case _:
+            return "blocked"
 
 
 def _wanted(found: Tally, cap: int, retry_all: bool) -> str:
@@ -129,6 +166,8 @@ def _wanted(found: Tally, cap: int, retry_all: bool) -> str:
         return f"over slurm.attempts={cap}"
     if found.hopeless and not retry_all:
         return f"not retried unchanged ({found.cause})"
+    if found.early.count >= cap and not retry_all:
+        return f"{EARLY} slurm.attempts={cap} times"
     return "missing"
 
 
@@ -184,19 +223,27 @@ def report(directory: Path, found: Launched, queued: Mapping[str, Task], options
         [f"released, as SLURM held them after a failed start: {', '.join(found.released)}"] if found.released else []
     )
     parts += [f"{counts['elsewhere']} running outside SLURM's tasks"] if counts["elsewhere"] else []
-    others = [word for word in counts if word not in ("done", "queued", "elsewhere", "missing")]
-    parts += [f"{counts[word]} {word}" for word in sorted(others)]
+    others = [word for word in counts if word not in ("done", "queued", "elsewhere", "missing", LEAVING)]
+    parts += [f"{counts[word]} {word}{_see(word, found.early_log)}" for word in sorted(others)]
     parts += [f"{counts['done']} done of {total} runs"]
-    retry = "; retry=all tries those again too" if any(w.startswith(("over ", "not retried")) for w in others) else ""
+    parts += [f"{counts[LEAVING]} runs are {LEAVING}; launch again when they have ended"] if counts[LEAVING] else []
+    capped = any(word.startswith(("over ", "not retried", EARLY)) for word in others)
+    retry = "; retry=all tries those again too" if capped else ""
     follow = f"follow: `nmm sweep status {directory}`; stop: `nmm sweep cancel {directory}`"
-    return [*lines, f"{', '.join(parts)}{retry}. {follow}{'' if not options.dry_run else '. Nothing was submitted'}"]
+    return [*lines, f"{', '.join(parts)}{retry}. {'Nothing was submitted' if options.dry_run else follow}"]
+
+
+def _see(word: str, log: str) -> str:
+    if not word.startswith(EARLY):
+        return ""
+    return f" (why: {log})" if Path(log).exists() else f" (without a log, {log}: can the nodes write there?)"
 
 
 def _submitted(found: Launched) -> str:
     if found.commands:
         return f"would submit {len(found.commands)} arrays"
     tasks, runs = sum(len(s.chunks) for s in found.submissions), sum(len(s.runs) for s in found.submissions)
-    jobs = ", ".join(f"{s.level} {s.job}" for s in found.submissions)
+    jobs = ", ".join(f"job {s.job} of {LEVEL_NAMES[s.level]}" for s in found.submissions)
     return f"submitted {len(found.submissions)} arrays ({jobs}): {tasks} tasks, {runs} runs"
 
 

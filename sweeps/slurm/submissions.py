@@ -6,16 +6,18 @@ launcher was killed is found again in the queue under that name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nmm.record import RecordError, read_json, write_json
+from nmm.record import DISK_ERRNOS, RecordError, read_json, write_json
+from sweeps.manifest import SweepError
 
 FOLDER = Path("launcher") / "slurm"
 
@@ -126,3 +128,29 @@ def mark_cancelled(directory: Path, submission: Submission) -> None:
 def is_cancelled(directory: Path, submission: Submission) -> bool:
     """Whether ``nmm sweep cancel`` has been asked for this submission."""
     return _mark_of(directory, submission.number).exists()
+
+
+# What the task of a chunk prints last: without it, it did not come that far.
+
+_CHUNK_ENDED = re.compile(r"chunk \d+ of submission \d+ ended with status \d+")
+
+
+def chunk_end(number: int, index: int, status: int) -> str:
+    """The last line of a chunk whose lines were looked at, whatever became of them."""
+    return f"chunk {index} of submission {number:04d} ended with status {status}"
+
+
+def chunk_ended(line: str) -> bool:
+    """Whether ``line`` of a task's log is ``chunk_end``."""
+    return _CHUNK_ENDED.match(line) is not None
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """A full disk or a directory that may not be written becomes ``SweepError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRNOS:
+            raise
+        raise SweepError(f"{directory} cannot be written ({error}); make room there, or make it writable") from error

@@ -73,7 +73,7 @@ def sbatch_command(
         command += [f"--dependency=afterany:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
     way = "step" if array.resources.ranks == 1 else "shell"
     arguments = [str(asked.directory), f"{number:04d}", way, str(options.requeues), sys.executable, str(CODE)]
-    return [*command, *options.extra, str(SCRIPT), *arguments, options.env]
+    return [*command, *options.extra, str(SCRIPT), *arguments, options.env, str(options.signal_seconds)]
 
 
 def _resources(options: SlurmOptions, resources: Resources) -> list[str]:

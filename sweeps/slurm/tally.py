@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmm.record import attempts, ended, is_alive, owner
+from nmm.record import attempts, ended, has_saved, is_alive, owner
 from sweeps.schedule import SAME_AGAIN
+from sweeps.slurm.early import Early
 from sweeps.slurm.submissions import Submission
 from sweeps.status.failures import read_note, slurm_failure
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Failed attempts, and the cause of the newest attempt's failure ("" when that one did not fail)."""
+    """Failed attempts, and the cause of the newest attempt's failure ("" when that one did not fail).
+
+    ``early``: tasks that ended before any attempt, as ``early_ends`` counts them.
+    """
 
     failed: int = 0
     cause: str = ""
+    early: Early = Early()
 
     @property
     def hopeless(self) -> bool:
@@ -30,18 +35,20 @@ def tally(
     directory: Path,
     run: str,
     submissions: Sequence[Submission] = (),
-    forgiven: int = 0,
+    forgiven: int | None = None,
     present: Mapping[str, Any] | None = None,
 ) -> Tally:
-    """Count failed attempts with a number above ``forgiven``. ``present``: the SLURM task that asks, if one does.
+    """Count failed attempts with a number above ``forgiven`` (0: all attempts count, what failed before the first one
+    does not). ``present``: the SLURM task that asks, if one does.
 
-    An attempt that a signal stopped does not count. One that ended without a word counts unless it had saved something
-    of its own, or its whole task was lost and came back. Raises ``RecordError`` for damaged files.
+    What failed after the newest attempt without making another counts too. An attempt that a signal stopped does not.
+    One that ended without a word counts unless it had saved something of its own, or its whole task was lost and came
+    back. Raises ``RecordError`` for damaged files.
     """
     made = attempts(directory / run)
     note = read_note(directory, run)
     if not made:
-        tries = int(note["tries"]) if note is not None and note["attempt"] == "" and not forgiven else 0
+        tries = int(note["tries"]) if note is not None and note["attempt"] == "" and forgiven is None else 0
         return Tally(tries, str(note.get("cause") or "error")) if note is not None and tries else Tally()
     failed, cause = 0, ""
     for attempt, later in zip(made, [*made[1:], None], strict=True):
@@ -49,8 +56,11 @@ def tally(
         cause = _cause(attempt, after)
         if later is None:
             cause = _newest_cause(directory, run, attempt, cause, note, submissions)
-        failed += bool(cause) and int(attempt.name) > forgiven
-    return Tally(failed, cause if int(made[-1].name) > forgiven else "")
+        failed += bool(cause) and int(attempt.name) > (forgiven or 0)
+    if int(made[-1].name) <= (forgiven or 0):
+        return Tally(failed)
+    again = int(note.get("again", 0)) if note is not None and note["attempt"] == made[-1].name else 0
+    return Tally(failed + again, str((again and note and note.get("cause")) or cause))
 
 
 def _cause(attempt: Path, after: Mapping[str, Any]) -> str:
@@ -58,7 +68,7 @@ def _cause(attempt: Path, after: Mapping[str, Any]) -> str:
     end = ended(attempt)
     if end is not None:
         return (end["cause"] or "error") if end["status"] == "failed" else ""
-    if is_alive(attempt) or any((attempt / "checkpoints").glob("step-*.json")):
+    if is_alive(attempt) or has_saved(attempt):
         return ""
     mine = (owner(attempt) or {}).get("slurm") or {}
     restarted = mine and mine["task"] == after.get("task") and mine["restart"] < after["restart"]

@@ -28,13 +28,6 @@ worker's or SLURM task's log, and the command that goes on.
 """
 
 
-def show_status(directory: Path, console: Console) -> int:
-    """Print the state of a sweep. Returns 0 when everything is done, else 1."""
-    report = Reader(directory.absolute()).read()
-    show(report, console)
-    return 0 if report.all_done else 1
-
-
 def status_main(argv: Sequence[str]) -> int:
     """``nmm sweep status``. Raises ``ManifestError`` for a directory without a plan."""
     parser = argparse.ArgumentParser(

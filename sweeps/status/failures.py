@@ -11,6 +11,7 @@ from nmm.record import CAUSES, RecordError, attempts, ended, owner, read_json, w
 from sweeps.slurm.submissions import Submission, log_of
 
 TAIL_BYTES = 16384
+FULL_OR_READ_ONLY = ("No space left", "quota", "File too large", "Read-only file system")
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,33 @@ def note_failure(directory: Path, run: str, error: str, log: Path, tries: int, c
     """
     made = attempts(directory / run)
     end = ended(made[-1]) if made else None
-    known = cause or (end or {}).get("cause") or cause_of_error(error)
-    note = {"error": error, "log": str(log), "tries": tries, "attempt": made[-1].name if made else "", "cause": known}
-    write_json(_note_path(directory, run), note)
+    known = cause or (end["cause"] if end is not None and _speaks_of(error, end["detail"]) else "")
+    known = known or cause_of_error(error)
+    newest = made[-1].name if made else ""
+    note = {"error": error, "log": str(log), "tries": tries, "attempt": newest, "cause": known}
+    again = _noted_before(directory, run, newest)
+    write_json(_note_path(directory, run), note | ({"again": again} if again else {}))
     return known
+
+
+def _speaks_of(error: str, detail: str) -> bool:
+    """Whether an attempt's ``detail`` is of this error: by its class, or by the last words that its ranks left.
+
+    Else the attempt is of an earlier failure, and this one struck before the next attempt was made.
+    """
+    last = detail.strip().splitlines()[-1:]
+    return error.partition(":")[0] in detail or bool(last and last[0] in error)
+
+
+def _noted_before(directory: Path, run: str, newest: str) -> int:
+    """How many notes followed the first one about the attempt ``newest``, the one to come included: tries that failed
+    without making another attempt.
+    """
+    try:
+        before = read_note(directory, run)
+    except RecordError:
+        return 0  # about to be replaced
+    return int(before.get("again", 0)) + 1 if before is not None and before["attempt"] == newest else 0
 
 
 def _note_path(directory: Path, run: str) -> Path:
@@ -47,16 +71,18 @@ def cause_of_error(error: str) -> str:
             return "config"
         case "MemoryError" | "OutOfMemoryError":
             return "oom"
-        case "DiskError":
+        case "DiskError" | "PermissionError":
             return "disk"
-        case "OSError" if "No space left" in error or "quota" in error or "File too large" in error:
+        case "OSError" if any(words in error for words in FULL_OR_READ_ONLY):
             return "disk"
+        case "RanksLost":
+            return "exit"
         case _:
             return "error"
 
 
 def read_note(directory: Path, run: str) -> dict[str, Any] | None:
-    """What a launcher noted about the run last: error, log, tries, attempt, cause; None when there is nothing.
+    """What a launcher noted about the run last: error, log, tries, attempt, cause, again; None when there is nothing.
 
     Raises ``RecordError`` when the note is damaged.
     """

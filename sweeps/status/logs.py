@@ -12,7 +12,7 @@ from nmm.record import RecordError, attempts, ended, is_alive, owner
 from sweeps.manifest import FILE_NAME, SweepError
 from sweeps.rows import last_rows
 from sweeps.slurm.submissions import read_submissions
-from sweeps.status.failures import read_note, tail, task_log
+from sweeps.status.failures import error_line, read_note, tail, task_log
 from sweeps.status.fixes import fix, go_on, quoted
 from sweeps.status.planned import read_planned
 from sweeps.status.report import Reader
@@ -21,6 +21,7 @@ from sweeps.status.states import finished, run_status
 DEPTH = 2  # folders between the place that is searched and the run's
 MOST_CANDIDATES = 12
 NOT_RUNS = ("attempts", "launcher", "checkpoints")
+NOISE = ("nanobind: ", " - leaked ", " - ... skipped", "See https://nanobind.")  # of the compiler's, as a process ends
 
 
 def find_run(name: str, directory: Path | None, here: Path) -> Path:
@@ -100,7 +101,9 @@ def _attempt(path: Path, lines: int, whole: bool) -> list[str]:
         found += _last_lines(path / "log.txt", lines)
         end = _readable(path)[0]
         if end is not None and end["detail"]:
-            found += ["  what it said when it ended:", *_indented(str(end["detail"]))]
+            said = str(end["detail"])  # of an interruption, where it struck is no news
+            said = error_line(said) if end["status"] == "interrupted" else said
+            found += ["  what it said when it ended:", *_indented(said)]
     return found
 
 
@@ -136,7 +139,7 @@ def _ended(path: Path) -> str:
 def _last_lines(path: Path, lines: int) -> list[str]:
     if not path.is_file():
         return [f"  {path.name}: not there"]
-    whole = tail(path, 256 * lines + 16384).splitlines()
+    whole = [line for line in tail(path, 256 * lines + 16384).splitlines() if not line.startswith(NOISE)]
     return [f"  {quoted(path)}, last {min(lines, len(whole))} lines:", *_indented("\n".join(whole[-lines:]))]
 
 

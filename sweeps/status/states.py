@@ -110,10 +110,10 @@ def _alarms(path: Path) -> tuple[str, ...]:
 
 def _finished(run: Planned, path: Path, done: dict[str, Any]) -> RunState:
     made, result = attempts(path), done.get("result") or {}
-    step = int(done.get("steps", run.total_steps))
+    diverged = done["status"] == "diverged"
+    step = int((result.get("step") if diverged else None) or done.get("steps", run.total_steps))
     own = step - run.parent_step
     held_out = (result.get("loss") or {}).get("avg")
-    diverged = done["status"] == "diverged"
     return RunState(
         run,
         str(done["status"]),

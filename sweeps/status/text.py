@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from sweeps.plan import big, duration
+from sweeps.schedule import SAME_AGAIN
 from sweeps.status.fixes import quoted
 from sweeps.status.report import Problem, Report
 from sweeps.status.states import RunState
@@ -79,6 +80,8 @@ def closing(report: Report) -> str:
         return "all done, but see the alarm above before you use the table"
     if {*report.counts} <= {"done", "diverged", "blocked"}:
         return "nothing left to run: what is not done diverged, or waits for a trunk that did"
+    if report.slurm and all(s.state in ("done", "diverged", "blocked") or s.cause in SAME_AGAIN for s in report.states):
+        return f"{work}; it would only fail again as it is: see what to do above"
     return f"{work}; go on with `{report.next_command}`"
 
 

@@ -46,6 +46,8 @@ def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
     if behaviour(directory) == "no_record":
         return {"status": "done"}
     published = publish(directory, attempt, make_record(config, status))
+    if behaviour(directory) == "die_late":
+        os.kill(os.getpid(), signal.SIGKILL)
     attempt.end(status)
     return published
 

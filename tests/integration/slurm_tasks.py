@@ -29,6 +29,9 @@ def submit_chunks(
     return new_submission(directory, "fake", level, chunks, values | {"runner": runner, "forgiven": {}})
 
 
-def task_command(directory: Path, number: int, way: str, requeues: int = 20, env: str = "") -> list[str]:
+def task_command(
+    directory: Path, number: int, way: str, requeues: int = 20, env: str = "", signal_seconds: int = 180
+) -> list[str]:
     """The batch script with its arguments, as sbatch runs it."""
-    return [str(SCRIPT), str(directory), f"{number:04d}", way, str(requeues), sys.executable, str(CODE), env]
+    task = [str(directory), f"{number:04d}", way, str(requeues)]
+    return [str(SCRIPT), *task, sys.executable, str(CODE), env, str(signal_seconds)]

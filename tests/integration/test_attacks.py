@@ -23,6 +23,7 @@ SECRET = "marker-7f3a91"
 RUN = ("arch=early", "size=d16", "budget.steps=4")
 LAUNCH = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 LOGGING = "+hydra.job_logging.handlers={x: {"
+ABORT = "+hydra.hydra_logging.handlers.x={class: logging.handlers.QueueHandler, queue: canary.fire}"
 
 
 @pytest.fixture
@@ -65,7 +66,14 @@ def attack(place: Path, *arguments: str, command: str = "train") -> str:
         (("-m", "seed=0,1", "+data.world.x={_target_: canary.fire}"), "_target_"),
         ((LOGGING + "class: canary.Fire}}",), "hydra.job_logging.handlers.x.class='canary.Fire'"),
         ((LOGGING + "\\(\\): canary.Fire}}",), "hydra.job_logging.handlers.x.()='canary.Fire'"),
-        (("+data.world={class: canary.Fire}", "+hydra.job_logging.handlers.x=${data.world}"), "a whole group"),
+        (("+data.world={class: canary.Fire}", "+hydra.launcher.x=${data.world}"), "a whole group"),
+        (("+hydra.job.env_set.CXX=/tmp/evil.sh",), "hydra.job.env_set.CXX"),
+        (("-m", "seed=0,1", "+hydra.job.env_set={LD_PRELOAD: /tmp/evil.so}"), "hydra.job.env_set.LD_PRELOAD"),
+        (("hydra/hydra_logging=default", ABORT), "hydra.hydra_logging.handlers.x.class"),
+        (("--help", "hydra/hydra_logging=default", ABORT), "hydra.hydra_logging.handlers.x.class"),
+        (("+hydra.job_logging.handlers.x=${data.world}",), "hydra.job_logging.handlers.x='${data.world}'"),
+        (("hydra/job_logging=default", "+hydra.job_logging.formatters.x={class: logging.os.execl}"), "os.execl"),
+        (("hydra/job_logging=default", "hydra.job_logging.handlers.file.filename=x.log"), "handlers.file.filename"),
         (("hydra.launcher=${oc.create:{a: 1}}",), "oc.create"),
         (("-m", "seed=0,1", "hydra.launcher=\"${oc.decode:'{a: 1}'}\""), "is a group"),
     ],
@@ -93,6 +101,17 @@ FILES = {
         "handlers: {x: {class: canary.Fire}}}}\n",
         ("-m", "experiment=good,evil"),
     ),
+    "a compiler": (
+        "experiment/evil.yaml",
+        "# @package _global_\nhydra: {job: {env_set: {CXX: canary.sh}}}\n",
+        ("experiment=evil",),
+    ),
+    "an emptied file": (
+        "experiment/evil.yaml",
+        "# @package _global_\nhydra: {job_logging: {root: {handlers: [x]}, "
+        "handlers: {x: {class: logging.FileHandler, filename: canary.txt, mode: w}}}}\n",
+        ("experiment=evil",),
+    ),
     "own config": ("experiment/evil.yaml", "# @package data.world\n_target_: canary.Fire\n", ("experiment=evil",)),
     "spelt with codes": (
         "experiment/evil.yaml",
@@ -110,7 +129,21 @@ def test_code_named_in_a_users_file_is_refused(place: Path, name: str, tiny_shar
     file.write_text(text)
     file.with_name("good.yaml").write_text("# @package _global_\nseed: 3\n")
     said = attack(place, "--config-dir", str(place / "mine"), *arguments, *RUN, f"data.path={tiny_shards}")
-    assert "canary" in said
+    assert "canary" in said or "hydra.job.env_set.CXX" in said
+
+
+@pytest.mark.parametrize("ask", ["--help", "--hydra-help"])
+def test_logging_in_a_users_file_is_refused_for_help_as_well(place: Path, ask: str) -> None:
+    file = place / "mine" / "hydra" / "hydra_logging" / "evil.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "version: 1\nroot: {handlers: [x]}\n"
+        "handlers: {x: {class: logging.FileHandler, filename: ../precious, mode: w}}\n"
+    )
+    (place / "precious").write_text("kept")
+    said = attack(place, "--config-dir", str(place / "mine"), ask, "hydra/hydra_logging=evil")
+    assert "hydra.hydra_logging.handlers.x.filename='../precious'" in said
+    assert (place / "precious").read_text() == "kept"
 
 
 def test_a_pickle_is_not_opened(place: Path) -> None:
@@ -159,6 +192,12 @@ def test_what_is_harmless_may_be_read(place: Path) -> None:
     done = nmm("train", *arguments, cwd=place / "cwd", env={**environment(place), "NMM_SEED": "7"})
     assert done.returncode == 0, done.stderr
     assert f"out: {place / 'cwd' / 'runs'}" in done.stdout and "seed: 7" in done.stdout
+
+
+def test_logging_that_hydra_ships_may_be_chosen(place: Path) -> None:
+    chosen = ["hydra/job_logging=stdout", "hydra/hydra_logging=default", "hydra.job.env_copy=[HOME]"]
+    done = nmm("train", "--help", *chosen, *RUN, cwd=place / "cwd", env=environment(place))
+    assert done.returncode == 0 and "nmm train KEY=VALUE" in done.stdout, done.stderr
 
 
 def test_the_same_attack_on_plain_hydra_succeeds(place: Path) -> None:

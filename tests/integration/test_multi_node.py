@@ -165,14 +165,16 @@ echo "$SLURM_PROCID: $@" >> {folder}/ranks.log
 """
 
 
-def train_task(folder: Path, then: str, **extra: str) -> subprocess.Popen[str]:
-    """slurm/train.sbatch in a job of two tasks on each of two nodes; ``then`` is what a rank does."""
+def train_task(folder: Path, then: str, state: str = "RUNNING", **extra: str) -> subprocess.Popen[str]:
+    """slurm/train.sbatch in a job of two tasks on each of two nodes; ``then`` is what a rank does, ``state`` what
+    squeue says of the job when asked.
+    """
     (folder / "python").write_text(STUB.format(folder=folder, then=then))
     (folder / "python").chmod(0o755)
     tools = folder / "bin"
     install(tools)
-    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.log\n')
-    (tools / "scontrol").chmod(0o755)
+    stand_in(tools, "scontrol", f'echo "$@" >> {folder}/scontrol.log')
+    stand_in(tools, "squeue", f"echo {state}")
     slurm = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}
     mine = {"NMM_PYTHON": str(folder / "python"), "FAKE_SRUN_LOG": str(folder / "srun.log")}
     path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
@@ -193,11 +195,14 @@ def test_one_run_takes_the_shape_of_its_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
-@pytest.mark.parametrize(("restarts", "requeued"), [("0", "requeue 77\n"), ("20", "")])
-def test_one_run_is_stopped_and_asks_for_its_job_again(
-    tmp_path: Path, signum: signal.Signals, restarts: str, requeued: str
+@pytest.mark.parametrize(
+    ("state", "restarts", "requeued"),
+    [("RUNNING", "0", "requeue 77\n"), ("RUNNING", "20", ""), ("CANCELLED", "0", ""), ("PENDING", "0", "")],
+)
+def test_one_run_is_stopped_and_asks_for_its_job_again_unless_slurm_ends_it(
+    tmp_path: Path, signum: signal.Signals, state: str, restarts: str, requeued: str
 ) -> None:
-    process = train_task(tmp_path, "while :; do sleep 0.1; done", SLURM_RESTART_COUNT=restarts)
+    process = train_task(tmp_path, "while :; do sleep 0.1; done", state, SLURM_RESTART_COUNT=restarts)
     log = tmp_path / "ranks.log"
     wait_for(lambda: log.exists() and log.read_text().count("\n") == 4, "the ranks")
     process.send_signal(signum)

@@ -37,12 +37,17 @@ def task(
     way: str = "step",
     requeues: int = 20,
     env: str = "",
+    signal_seconds: int = 180,
+    squeue: str = "",
     **extra: str,
 ) -> subprocess.Popen[str]:
-    """Start one array task; squeue says it is in ``state``. SLURM_JOB_ID is the array's, as the last task's is."""
+    """Start one array task; squeue says it is in ``state``, or is the script ``squeue``.
+
+    SLURM_JOB_ID is the array's, as the last task's is.
+    """
     tools = directory.parent / "bin"
     stand_in(tools, "scontrol", f'echo "$@" >> {directory.parent}/scontrol.log')
-    stand_in(tools, "squeue", f"echo {state}")
+    stand_in(tools, "squeue", squeue or f"echo {state}")
     stand_in(tools, "srun", f'echo "$@" >> {directory.parent}/srun.log\n{SRUN}')
     slurm = {
         "SLURM_ARRAY_JOB_ID": "4000",
@@ -52,7 +57,7 @@ def task(
         "SLURM_CPUS_PER_TASK": "3",
     }
     path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-    command = ["bash", *task_command(directory, submission.number, way, requeues, env)]
+    command = ["bash", *task_command(directory, submission.number, way, requeues, env, signal_seconds)]
     pipe = subprocess.PIPE
     STARTED.append(
         subprocess.Popen(
@@ -175,6 +180,25 @@ def test_a_task_that_slurm_ends_itself_does_not_come_back_by_its_own_will(direct
     assert code == 75 and "SLURM ends task 4000_0 itself" in text
     assert status(run) == "interrupted"
     assert requeues(directory) == []
+
+
+def test_a_controller_that_is_away_for_a_moment_is_asked_again(directory: Path) -> None:
+    count = directory.parent / "asked"
+    away = f"echo x >> {count}; test $(wc -l < {count}) -gt 2 && echo RUNNING || exit 1"
+    _, process, _ = sleeping_task(directory, squeue=away)
+    process.send_signal(signal.SIGUSR1)
+    code, text = finish(process)
+    assert code == 75, text
+    assert requeues(directory) == ["requeue 4000_0"] and count.read_text().count("x") == 3
+
+
+def test_a_controller_that_stays_away_is_named(directory: Path) -> None:
+    _, process, run = sleeping_task(directory, squeue="exit 1", signal_seconds=6)
+    process.send_signal(signal.SIGUSR1)
+    code, text = finish(process)
+    assert code == 75 and status(run) == "interrupted"
+    assert "the controller did not answer; task 4000_0 does not come back; `nmm sweep launch` goes on from here" in text
+    assert "itself" not in text and requeues(directory) == []
 
 
 def test_a_cancelled_submission_neither_comes_back_nor_begins(directory: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_whole_sweep_through_the_queue_and_launched_again_at_every_stage(slurm
     entries = plan_sweep(directory)
     code, text = sweep(slurm, "launch", str(directory), *ONE_EACH)
     assert code == 0, text
-    assert "submitted 2 arrays (trunk " in text and "6 tasks, 6 runs, 0 done of 6 runs" in text
+    assert "submitted 2 arrays (job " in text and "6 tasks, 6 runs, 0 done of 6 runs" in text
     trunks, branches = jobs(directory)
     code, text = sweep(slurm, "launch", str(directory), *ONE_EACH)
     assert code == 0 and "submitted" not in text, text

@@ -83,6 +83,15 @@ def test_a_dead_worker_is_replaced_and_its_run_retried(directory: Path, way: str
     assert len({e["pid"] for e in executed(directory)}) == 2
 
 
+def test_a_worker_that_dies_after_the_record_is_published_has_not_failed(directory: Path) -> None:
+    entries = plan_sweep(directory)
+    behave_as(directory, {entries[0].run_id: ["die_late"]})
+    code, text = launch(directory, "retries=0")
+    assert code == 0, text
+    assert statuses(directory, entries) == {"done": 6}
+    assert len(attempts(directory / entries[0].run_id)) == 1
+
+
 def test_a_run_that_keeps_failing_is_reported_and_stops_only_its_own_branches(directory: Path) -> None:
     entries = plan_sweep(directory)
     bad = entries[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from nmm.config import Arch, ConfigError, RunConfig, Size, from_dict, run_id
-from nmm.safety import check_hydra, check_texts, harmless_environment, is_harmless, refuse_targets
+from nmm.safety import (
+    LOGGING,
+    check_hydra,
+    check_texts,
+    harmless_environment,
+    is_harmless,
+    refuse_targets,
+    shipped_logging,
+)
 
 # -------------------------------------------------------------------------------------------------- the environment
 
@@ -77,14 +86,65 @@ def test_a_target_is_found_at_any_depth(values: dict[str, Any], where: str) -> N
         {"launcher": {"_target_": ["hydra._internal.core_plugins.x"]}},
         {"launcher": "fine", "help": {"deep": [{"_target_": "x"}]}},
         {"callbacks": {"x": {"_target_": "hydra._internal.core_plugins.x"}}},
-        {"job_logging": {"handlers": {"x": {"()": "os.system"}}}},
-        {"job_logging": {"handlers": {"x": {"class": "subprocess.Popen"}}}},
         {"job": {"env_copy": ["HOME", "SECRET_TOKEN"]}},
+        {"job": {"env_set": {"CXX": "/tmp/x.sh"}}},
+        {"job": {"env_set": {"HOME": "/elsewhere"}, "env_copy": ["HOME"]}},
+        {"job": {"env_set": "${data.world}"}},
+        {"job": "${data.world}"},
     ],
 )
 def test_hydras_node_names_nothing_that_is_not_on_the_list(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="is not allowed|callbacks of Hydra"):
         check_hydra(values)
+
+
+LOGGERS = {
+    "a factory": {"handlers": {"x": {"()": "os.system"}}},
+    "any class": {"handlers": {"x": {"class": "subprocess.Popen"}}},
+    "a function that logging imports": {"formatters": {"x": {"class": "logging.os.execl", "format": "/bin/touch"}}},
+    "a queue": {"handlers": {"x": {"class": "logging.handlers.QueueHandler", "queue": "os.abort"}}},
+    "a listener": {"handlers": {"x": {"class": "logging.handlers.QueueHandler", "listener": "os.abort"}}},
+    "an emptied file": {"handlers": {"x": {"class": "logging.FileHandler", "filename": "/precious", "mode": "w"}}},
+    "an object": {"handlers": {"x": {"class": "logging.StreamHandler", "stream": "ext://os.abort"}}},
+    "a filter": {"filters": {"x": {"()": "os.abort"}}},
+    "a level": {"root": {"level": "DEBUG"}},
+    "a key of its own": {"incremental": False},
+}
+
+
+@pytest.mark.parametrize("name", LOGGING)
+@pytest.mark.parametrize("what", LOGGERS)
+def test_logging_is_as_hydra_ships_it_and_nothing_else(name: str, what: str) -> None:
+    for option, node in shipped_logging(name).items():
+        check_hydra({name: node})
+        changed = OmegaConf.to_container(OmegaConf.merge(copy.deepcopy(node), LOGGERS[what]))
+        if changed == node:
+            raise AssertionError(f"{option} holds {what} already")
+        with pytest.raises(ConfigError, match=rf"hydra\.{name}\..* is not allowed: .*hydra/{name}=none\|disabled\|def"):
+            check_hydra({name: changed})
+
+
+def test_logging_is_no_pointer_and_not_one_with_something_taken_away() -> None:
+    node = shipped_logging("job_logging")["default"]
+    for changed in ("${data.world}", "???", None, {key: node[key] for key in node if key != "root"}):
+        with pytest.raises(ConfigError, match="hydra.job_logging=.* is not allowed"):
+            check_hydra({"job_logging": changed})
+
+
+def test_an_option_of_the_colorlog_plugin_counts_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"version": 1, "formatters": {"colorlog": {"()": "colorlog.ColoredFormatter"}}}
+    with pytest.raises(ConfigError, match="ColoredFormatter' is not allowed"):
+        check_hydra({"job_logging": node})
+    package = tmp_path / "colorlog_stand_in"
+    file = package / "conf" / "hydra" / "job_logging" / "colorlog.yaml"
+    file.parent.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    file.write_text(yaml.safe_dump(node))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("nmm.safety.COLORLOG", package.name)
+    check_hydra({"job_logging": node})
 
 
 def test_a_target_in_a_manifest_or_a_config_json_is_refused() -> None:
@@ -94,13 +154,14 @@ def test_a_target_in_a_manifest_or_a_config_json_is_refused() -> None:
         from_dict({"arch": {"_target_": "os.system"}})
 
 
-def test_what_hydra_needs_passes() -> None:
+def test_what_hydra_needs_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     check_hydra(
         {
             "launcher": {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"},
             "sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"},
-            "job_logging": {"handlers": {"file": {"class": "logging.FileHandler"}}},
-            "job": {"env_copy": ["HOME"]},
+            "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
+            "job": {"env_copy": ["HOME"], "env_set": {"HOME": "/home/me"}},
             "callbacks": {},
         }
     )

@@ -14,6 +14,7 @@ from lab import run_directory, tiny_config_on, train, training_batch
 from safetensors.torch import load_file, save_file
 
 from nmm.config import ConfigError, RunConfig, run_id
+from nmm.export import export_main
 from nmm.model.build import build
 from nmm.start import export, load_run, load_start, run_weights
 
@@ -178,6 +179,19 @@ def test_a_run_and_its_export_give_the_same_start(tiny_shards: Path, tmp_path: P
     half = export(run_directory(first), tmp_path / "half", "bf16")
     assert load_file(half / "model.safetensors")["head.weight"].dtype == torch.bfloat16
     assert torch.allclose(load_run(half).embedding.weight, weights["embedding.weight"], rtol=1e-2)
+
+
+def test_the_export_of_a_run_with_an_alarm_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "early-run"
+    run.mkdir()
+    monkeypatch.setattr("nmm.start.export", lambda directory, out, dtype: directory)
+    assert export_main([str(run)]) == 0 and capsys.readouterr().err == ""
+    (run / "alarm-0002.json").write_text("{}")
+    assert export_main([str(run)]) == 0
+    assert "warning: early-run finished again with another result" in (said := capsys.readouterr().err)
+    assert str(run / "alarm-0002.json") in said and len(said.splitlines()) == 1
 
 
 def test_a_started_run_trains_and_its_id_knows_the_weights(tiny_shards: Path, tmp_path: Path) -> None:

@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 from lab import child_environment
 
-from nmm.record import CAUSES, RecordError, begin_attempt, ended, is_over, made, owner, read_json, write_json
+from nmm.record import (
+    CAUSES,
+    RecordError,
+    attempts,
+    begin_attempt,
+    ended,
+    is_alive,
+    is_over,
+    made,
+    newest_checkpoint,
+    owner,
+    read_json,
+    write_json,
+)
 from nmm.record.attempt import DETAIL_CHARACTERS
 from nmm.record.owner import slurm_task
 
@@ -115,6 +128,32 @@ def test_the_lock_is_let_go_even_when_the_end_cannot_be_told(tmp_path: Path, mon
     assert not made.is_alive(attempt.path)
 
 
+def test_a_forked_process_that_lives_on_does_not_keep_the_lock(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time; from pathlib import Path; from nmm.record import begin_attempt\n"
+        "made = begin_attempt(Path(sys.argv[1]))\n"
+        "told, tell = os.pipe()\n"
+        "child = os.fork() or os.write(tell, b'!') and time.sleep(60)\n"
+        "print(child if os.read(told, 1) else 0, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], env=child_environment(), stdin=pipe, stdout=pipe, text=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        (attempt,) = attempts(tmp_path)
+        assert is_alive(attempt)
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it is there
+        assert not is_alive(attempt) and is_over(attempt)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_line_of_metrics_is_whole_or_not_there(tmp_path: Path) -> None:
     """RLIMIT_FSIZE in a process of its own: the disk becomes full in the middle of a line."""
     code = f"""
@@ -143,13 +182,28 @@ def test_which_attempts_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     being_made = tmp_path / "attempts" / "0009"
     being_made.mkdir()
     assert not is_over(being_made)
-    for change in ({"host": "another"}, {"boot": "another"}):
-        whose = read_json(killed / "owner.json")
-        write_json(killed / "owner.json", {**whose, **change})
-        assert not is_over(killed), "a free lock says nothing about a process elsewhere"
-        write_json(killed / "owner.json", whose)
+    whose = read_json(killed / "owner.json")
+    write_json(killed / "owner.json", {**whose, "host": "another"})
+    assert not is_over(killed), "a free lock says nothing about a process elsewhere"
+    write_json(killed / "owner.json", {**whose, "boot": ""})
+    assert not is_over(killed), "nothing tells whether the machine was started anew"
+    write_json(killed / "owner.json", {**whose, "boot": "another"})
+    assert is_over(killed), "no process outlives a start of its machine"
+    write_json(killed / "owner.json", whose)
     (killed / "owner.json").write_text("half")
     assert not is_over(killed)
+
+
+def test_a_mark_of_an_unfinished_checkpoint_goes_with_the_checkpoint_only(tmp_path: Path) -> None:
+    """Power was lost on another machine between the two renames of the first save."""
+    killed = dead_attempt(tmp_path, "attempt.save_checkpoint(4, lambda file: file.write(b'four'))")
+    folder, gone = killed / "checkpoints", subprocess.Popen(["true"])
+    gone.wait()
+    (folder / "step-000000004.json").rename(folder / f".step-000000004.json.{HOST}-{gone.pid}-x01234567.tmp")
+    write_json(killed / "owner.json", {**read_json(killed / "owner.json"), "host": "another"})
+    assert newest_checkpoint(tmp_path) is None
+    begin_attempt(tmp_path).close()
+    assert newest_checkpoint(tmp_path) is None, "not a checkpoint that has lost its checksum"
 
 
 def test_the_next_attempt_clears_away_what_a_killed_one_left_half_written(tmp_path: Path) -> None:

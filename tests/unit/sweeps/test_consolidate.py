@@ -59,6 +59,21 @@ def test_a_table_of_nothing_or_of_an_unknown_kind_is_an_error(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+def test_a_run_that_finished_twice_differently_is_a_row_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "runs.csv"
+    names = write_records(runs, 3)
+    alarm = runs / names[1] / "alarm-0002.json"
+    alarm.write_text("{}")
+    for _ in range(2):  # a record that is not read again is warned of as well
+        assert table_main([str(runs), "--out", str(out)]) == 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("warning: 1 runs finished again with another result") and str(alarm) in line
+        assert f"`nmm sweep status {runs}`" in line
+    assert list(frame_of(out)["run_id"]) == names
+
+
 # ------------------------------------------------------------------------------------------------- damaged and foreign
 
 

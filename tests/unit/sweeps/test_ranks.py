@@ -76,6 +76,15 @@ def test_ranks_that_leave_no_record(make_config: MakeConfig, tmp_path: Path, mon
         ranks.execute(on(make_config(), 2, 1), tmp_path)
 
 
+@pytest.mark.parametrize("script", ["exit 137", "kill -9 $$"])
+def test_ranks_that_are_killed_say_so(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(ranks, "command", lambda *_: ["sh", "-c", script])
+    with pytest.raises(ranks.RanksLost, match="ended by signal 9"):
+        ranks.execute(make_config(), tmp_path)
+
+
 @pytest.mark.parametrize("leave", ["raise SystemExit(143)", "import os; os.kill(os.getpid(), 10)"])
 def test_ranks_that_a_signal_has_stopped_are_no_failure(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: str

@@ -23,7 +23,6 @@ def test_what_is_given_is_read_and_the_rest_is_slurm_s_own_default(tmp_path: Pat
         signal_seconds=120, dry_run=True,
     )  # fmt: skip
     assert options.useful_seconds == 5400 - 120
-    assert options.stop_seconds == pytest.approx(100.0)
     assert SlurmOptions().useful_seconds is None
 
 
@@ -46,6 +45,22 @@ def test_what_is_given_is_read_and_the_rest_is_slurm_s_own_default(tmp_path: Pat
 def test_a_mistake_names_what_is_allowed(given: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         parse_options(given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["--array=0-3", "-a 0-3", "-a0-3", "-Ha0-3", "--arr=0-3", "--dependency=singleton", "--dep singleton",
+     "-dsingleton", "--signal=TERM@5", "--no-requeue", "--no-req", "--requeue", "--open-mode=truncate",
+     "--output=x", "-o x", "-ox", "--job-name=x", "-J x", "-Jx", "--parsable", "--wrap=x", "--"],
+)  # fmt: skip
+def test_extra_cannot_take_what_the_launcher_hangs_on(extra: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is set by the launcher itself"):
+        parse_options({"extra": f"--qos=low {extra}"}, tmp_path)
+
+
+def test_extra_takes_the_rest(tmp_path: Path) -> None:
+    text = "-A me --account=me -Dx --chdir=x -O --overcommit --nodes=1 --no-kill --exclude=a -wnode -H --nice=5 -G1"
+    assert parse_options({"extra": text}, tmp_path).extra == tuple(text.split())
 
 
 def test_the_environment_file_is_taken_where_there_is_one(tmp_path: Path) -> None:

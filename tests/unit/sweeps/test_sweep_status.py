@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
-from rich.console import Console
 
 from nmm.record import CAUSES, begin_attempt, publish
 from sweeps.manifest import Entry, ManifestError
 from sweeps.status import Reader
-from sweeps.status.command import show_status, status_main
+from sweeps.status.command import status_main
 from sweeps.status.planned import read_planned
 from sweeps.status.report import make_report
 
@@ -30,9 +32,8 @@ def finish(directory: Path, entry: Entry, status: str = "done") -> None:
 
 
 def shown(directory: Path) -> tuple[int, str]:
-    console = Console(width=200, file=io.StringIO())
-    code = show_status(directory, console)
-    return code, console.file.getvalue()
+    with mock.patch.dict(os.environ, COLUMNS="200"), contextlib.redirect_stdout(io.StringIO()) as said:
+        return status_main([str(directory)]), said.getvalue()
 
 
 def test_the_short_reading_of_a_manifest_agrees_with_the_whole(plan: Made) -> None:

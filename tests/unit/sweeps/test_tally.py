@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-from nmm.record import begin_attempt
+from lab import child_environment
+
+from nmm.record import begin_attempt, checkpoints
 from sweeps.slurm.tally import Tally, tally
 from sweeps.status import note_failure
 
@@ -46,6 +50,39 @@ def test_an_end_without_a_word_counts_unless_something_was_saved(tmp_path: Path)
     assert tally(tmp_path, RUN) == Tally(0, "")
     attempt(tmp_path)
     assert tally(tmp_path, RUN) == Tally(1, "exit")
+
+
+def test_what_was_saved_counts_after_it_is_cleared_away(tmp_path: Path) -> None:
+    for steps in ((1, 2), (3, 4), (5, 6)):
+        script = "import os, sys; from pathlib import Path; from nmm.record import begin_attempt\n"
+        script += "made = begin_attempt(Path(sys.argv[1]))\n"
+        script += f"for step in {steps}: made.save_checkpoint(step, lambda file: file.write(b'x'))\nos._exit(9)"
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / RUN)], env=child_environment())
+    assert [step for step, _ in checkpoints(tmp_path / RUN)] == [6, 5]  # earlier ones are gone
+    assert tally(tmp_path, RUN) == Tally(0, "")
+
+
+def test_what_failed_before_the_first_attempt_can_be_forgiven(tmp_path: Path) -> None:
+    note_failure(tmp_path, RUN, "ConfigError: 0 GPUs", tmp_path / "log", 2)
+    assert tally(tmp_path, RUN) == Tally(2, "config")
+    assert tally(tmp_path, RUN, forgiven=0) == Tally(0, "")
+
+
+def test_what_failed_after_an_interrupted_attempt_without_another_one_counts(tmp_path: Path) -> None:
+    attempt(tmp_path, "interrupted")
+    for tries in range(1, 5):
+        note_failure(tmp_path, RUN, "ConfigError: 0 GPUs", tmp_path / "log", tries)
+    assert tally(tmp_path, RUN) == Tally(3, "config")  # the first may have been about the attempt itself
+    assert tally(tmp_path, RUN, forgiven=1) == Tally(0, "")
+    attempt(tmp_path, "interrupted")
+    assert tally(tmp_path, RUN) == Tally(0, "")
+
+
+def test_what_failed_after_a_failed_attempt_without_another_one_counts(tmp_path: Path) -> None:
+    attempt(tmp_path, "failed", "error")
+    for tries in range(1, 3):
+        note_failure(tmp_path, RUN, "ValueError: no", tmp_path / "log", tries)
+    assert tally(tmp_path, RUN) == Tally(2, "error")
 
 
 def test_a_task_that_was_lost_and_came_back_is_nobody_s_fault(tmp_path: Path) -> None:

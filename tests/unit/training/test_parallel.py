@@ -105,6 +105,26 @@ def test_what_lightning_is_told(
     told.validate_settings(devices, nodes)
 
 
+@pytest.mark.parametrize(("set_by_hand", "meeting"), [(None, "127.0.0.1"), ("localhost", "localhost")])
+def test_ranks_of_one_node_meet_without_a_name_server(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, set_by_hand: str | None, meeting: str
+) -> None:
+    one_node = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    for name, value in (SRUN | one_node | {"MASTER_ADDR": "", "SLURM_NTASKS_PER_NODE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR")
+    if set_by_hand:
+        monkeypatch.setenv("MASTER_ADDR", set_by_hand)
+    assert environment(on(make_config(), 2, 1)).main_address == meeting
+
+
+def test_a_meeting_place_that_nobody_can_look_up(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (SRUN | {"MASTER_ADDR": "no.such.host.invalid", "SLURM_NTASKS_PER_NODE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"meet at no\.such\.host\.invalid, .*; export MASTER_ADDR=ADDRESS"):
+        environment(on(make_config(), 2, 2))
+
+
 def test_alone_nothing_is_joined_and_rank_0_decides(make_config: MakeConfig) -> None:
     config = make_config()
     join(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import time
@@ -14,9 +15,9 @@ import pytest
 from lab import ARCHS, run_directory, train
 
 from nmm.config import RunConfig
+from nmm.memory import BESIDE_TENSORS, checkpoint_bytes
 from nmm.record import DiskError, attempts, checkpoints, ended
 from nmm.training import preflight, run
-from nmm.training.preflight import checkpoint_bytes
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -31,7 +32,7 @@ def test_the_estimate_is_a_little_more_than_a_checkpoint_takes(tiny_config: Tiny
     config = tiny_config(arch, size, budget={"steps": 2}, schedule={"warmup_steps": 1})
     train(config)
     taken = checkpoints(run_directory(config))[0][1].stat().st_size
-    assert taken <= checkpoint_bytes(config) <= taken + preflight.BESIDE_TENSORS
+    assert taken <= checkpoint_bytes(config) <= taken + BESIDE_TENSORS
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_built(
@@ -51,6 +52,15 @@ def test_a_disk_without_room_is_refused_before_anything_is_built(
     assert (ended(attempt) or {})["cause"] == "disk"
     free(monkeypatch, needed + 512)
     assert train(config)["status"] == "done"
+
+
+def test_what_is_kept_for_branches_needs_room_too(tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = dataclasses.replace(tiny_config(), role="trunk", keep_steps=(3, 6))
+    directory = run_directory(trunk)
+    directory.mkdir(parents=True)
+    free(monkeypatch, 4 * checkpoint_bytes(trunk) - 512)
+    with pytest.raises(DiskError, match="4 checkpoints of this run need"):
+        preflight.check_room(trunk, directory)
 
 
 def test_a_run_that_only_has_to_evaluate_needs_no_room(

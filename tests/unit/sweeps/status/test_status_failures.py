@@ -26,6 +26,9 @@ def test_error_line_finds_the_exception_that_ended_a_chain() -> None:
         ("OSError: [Errno 28] No space left on device", "disk"),
         ("OSError: [Errno 5] Input/output error", "error"),
         ("ValueError: No space left in the argument", "error"),
+        ("PermissionError: [Errno 13] Permission denied: 'config.json'", "disk"),
+        ("OSError: [Errno 30] Read-only file system", "disk"),
+        ("RanksLost: the ranks of x were ended by signal 9", "exit"),
     ],
 )
 def test_a_failure_before_any_attempt_is_told_by_the_name_of_its_error(error: str, cause: str) -> None:
@@ -41,6 +44,12 @@ def test_a_note_takes_the_cause_the_attempt_has_written(sweep: Lab) -> None:
         "error": "ShardError: cut", "log": "w.log", "tries": 3, "attempt": "0001", "cause": "data",
     }  # fmt: skip
     assert note_failure(sweep.directory, run, "SIGKILL", Path("w.log"), 3, "exit") == "exit"
+
+
+def test_a_note_does_not_take_the_cause_of_an_earlier_failure(sweep: Lab) -> None:
+    run = sweep.entries[0].run_id
+    sweep.failed(0, "oom", "MemoryError: 20 GiB")
+    assert note_failure(sweep.directory, run, "ConfigError: this process sees 0 GPUs", Path("w.log"), 1) == "config"
 
 
 def test_a_damaged_note_is_an_error_that_names_it(sweep: Lab) -> None:

@@ -38,6 +38,14 @@ def test_a_forged_manifest_leads_to_no_other_place(sweep: Lab, run: str) -> None
         read_planned(sweep.directory)
 
 
+def test_a_diverged_run_made_the_steps_its_result_says(sweep: Lab) -> None:
+    run = sweep.state(0).run
+    sweep.finish(0, "diverged", range(1, 3), error="spike", step=2)
+    state, report = sweep.state(0), sweep.report()
+    assert (state.step, state.steps_made) == (2, 2)
+    assert report.flops_spent == pytest.approx(2 * run.flops_per_step)
+
+
 def test_every_state_is_read_from_files(sweep: Lab) -> None:
     sweep.finish(0)
     sweep.failed(1, "oom", "MemoryError: no")
