@@ -42,8 +42,8 @@ def first_row(path: Path) -> dict[str, Any] | None:
                 row = parse_row(line)
                 if row is not None:
                     return row
-    except FileNotFoundError:
-        pass  # the attempt is only being made
+    except FileNotFoundError:  # the attempt is only being made
+        return None
     return None
 
 

@@ -14,7 +14,7 @@ from sweeps.adaptive.goal import BEYOND, MAX_RUNS, QUANTITIES, Ask, parse_goal
 from sweeps.adaptive.notes import only_planner
 from sweeps.adaptive.planning import choose, fits_for, ready, workplace, write
 from sweeps.adaptive.rounds import Rounds, run_rounds
-from sweeps.adaptive.show import show_next
+from sweeps.adaptive.show import say, show_next
 
 _DESCRIPTION = """\
 Add to a finished sweep the runs that shrink one interval most for a budget: fits the finished points, offers to the
@@ -49,6 +49,7 @@ def next_main(argv: Sequence[str]) -> int:
 
 def _once(directory: Path, ask: Ask, console: Console, keep: bool) -> int:
     entries, found = ready(directory)
+    say(console, f"fitting {found.points} points and choosing among the runs on offer ...")
     with workplace(directory) as folder:
         fits = fits_for(directory, ask, found, Path(folder))
         chosen = choose(directory, ask, entries, found, fits, Path(folder))

@@ -22,6 +22,7 @@ def show_next(chosen: NextRuns, directory: Path, console: Console, final: bool =
     advice, ask = chosen.advice, chosen.ask
     console.print(_table(chosen))
     cost = f"{len(chosen.entries)} lines, {chosen.cost:.3g} of {ask.budget:.3g} FLOPs"
+    say(console, "* of one worker, by the speeds of finished runs")
     say(console, f"{ask.goal}: {advice.now} now, {advice.expected} expected (width x {advice.ratio:.2f}); {cost}")
     if not advice.now.known:
         say(
