@@ -22,6 +22,7 @@ from nmm.groups import Arch as Arch
 from nmm.groups import Block as Block
 from nmm.groups import Budget as Budget
 from nmm.groups import Data as Data
+from nmm.groups import Intervention as Intervention
 from nmm.groups import Logger as Logger
 from nmm.groups import Optim as Optim
 from nmm.groups import Parent as Parent
@@ -64,6 +65,7 @@ class RunConfig:
     trainer: Trainer = field(default_factory=Trainer)
     parent: Parent = field(default_factory=Parent)
     logger: Logger = field(default_factory=Logger)
+    intervention: Intervention = field(default_factory=Intervention)
 
     @property
     def tokens_per_step(self) -> int:
@@ -190,7 +192,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}")
 _NOT_IDENTITY = {
-    "": ("sweep", "out", "logger"),
+    "": ("sweep", "out", "logger", "intervention"),
     "arch": ("vision_weights", "vision_facts"),
     "data": ("path", "world", "sources", "tokenizer", "index_dir", "max_skipped"),
     "start": ("path",),
@@ -208,6 +210,7 @@ _NOT_IDENTITY = {
         "changed_code",
     ),
 }
+_ADDED: dict[str, tuple[str, ...]] = {}  # fields younger than CODE_NUMERICS 3: at their defaults they change no run id
 
 
 def canonical_json(value: Any) -> str:
@@ -221,12 +224,20 @@ def identity(config: RunConfig) -> dict[str, Any]:
     for group, names in _NOT_IDENTITY.items():
         for name in names:
             (values[group] if group else values).pop(name)
+    for group, names in _ADDED.items():
+        for name in names:
+            if getattr(getattr(config, group), name) == getattr(_default(group), name):
+                values[group].pop(name)
     values["optim"]["lr"] = config.learning_rate
     values["optim"].pop("lr_width")
     values["size"].pop("lr")
     values["stage"].pop("lr_scale")
     values["code_numerics"] = CODE_NUMERICS
     return values
+
+
+def _default(group: str) -> Any:
+    return _hints(RunConfig)[group]()
 
 
 def run_id(config: RunConfig) -> str:

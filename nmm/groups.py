@@ -220,3 +220,12 @@ class Logger:
 
     name: str = "none"  # none | wandb_offline
     project: str = "nmm"
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What this run is in a comparison of recipes. Labels: nothing here changes the run, or its id."""
+
+    method: str = ""  # filter | soup | pieces | bridge | guide; empty: none
+    arm: str = ""  # control, or the name of a treatment
+    charged_flops: float = 0.0  # spent for this arm before its runs: scorers, references, bridges

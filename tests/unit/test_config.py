@@ -35,6 +35,9 @@ FREE = {
     "name",
     "sweep",
     "out",
+    "intervention.method",
+    "intervention.arm",
+    "intervention.charged_flops",
     "logger.name",
     "logger.project",
     "arch.vision_weights",  # its digest counts

@@ -20,7 +20,7 @@ from nmm.config import (
     from_dict,
     validate,
 )
-from nmm.validation import _CHOICES, _NOT_NEGATIVE, _POSITIVE
+from nmm.validation.tables import CHOICES, NOT_NEGATIVE, POSITIVE
 
 CONFIG = RunConfig(data=Data(vocab_size=100), budget=Budget(steps=100))
 BRANCH = dataclasses.replace(CONFIG, role="branch", parent=Parent("trunk", 75))
@@ -75,17 +75,17 @@ def test_a_choice_names_what_is_allowed(name: str, allowed: str) -> None:
 
 
 def test_every_choice_is_tested() -> None:
-    assert dict(CHOSEN) == {name: ", ".join(allowed) for name, allowed in _CHOICES.items()}
+    assert dict(CHOSEN) == {name: ", ".join(allowed) for name, allowed in CHOICES.items()}
 
 
-@pytest.mark.parametrize("name", [f"{group}.{field}" for group, fields in _POSITIVE.items() for field in fields])
+@pytest.mark.parametrize("name", [f"{group}.{field}" for group, fields in POSITIVE.items() for field in fields])
 def test_what_must_be_positive(name: str) -> None:
     for value in (0, -1):
         with pytest.raises(ConfigError, match=f"^{name}={value} must be greater than 0$"):
             validate(changed(CONFIG, name, value))
 
 
-@pytest.mark.parametrize("name", [f"{group}.{field}" for group, fields in _NOT_NEGATIVE.items() for field in fields])
+@pytest.mark.parametrize("name", [f"{group}.{field}" for group, fields in NOT_NEGATIVE.items() for field in fields])
 def test_what_must_not_be_negative(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}=-1 must be 0 or more$"):
         validate(changed(CONFIG, name, -1))
