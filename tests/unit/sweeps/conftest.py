@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from slurm_tools import FakeSlurm
 
 from nmm.config import Arch, Budget, Data, RunConfig, Schedule, Size, Trainer
 from sweeps.manifest import Entry
@@ -14,6 +15,11 @@ from sweeps.plan import Plan, make_plan
 from sweeps.spec import SweepSpec, spec_from_dict
 
 WIDTHS = {"d16": 16, "d32": 32, "d64": 64}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path, monkeypatch)
 
 
 @pytest.fixture

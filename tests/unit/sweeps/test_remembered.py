@@ -18,11 +18,6 @@ def directory(plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return plan().path.parent
 
 
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path, monkeypatch)
-
-
 def launch(directory: Path, *options: str) -> int:
     return launch_main([str(directory), "launcher=slurm", *options])
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from slurm_tools import FakeSlurm
 
 from sweeps.slurm.queue import live_tasks
 from sweeps.slurm.submissions import FOLDER, new_submission, read_submissions
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path, monkeypatch)
 
 
 def test_numbers_are_never_taken_twice(tmp_path: Path) -> None:

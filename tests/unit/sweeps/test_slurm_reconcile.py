@@ -27,11 +27,6 @@ Launch = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path, monkeypatch)
-
-
-@pytest.fixture
 def directory(plan, slurm: FakeSlurm) -> Path:
     """Two trunks with two branches each."""
     return plan().path.parent

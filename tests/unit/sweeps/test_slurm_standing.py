@@ -37,11 +37,6 @@ RUN = "a-run"
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path, monkeypatch)
-
-
-@pytest.fixture
 def directory(plan, slurm: FakeSlurm) -> Path:
     """Two trunks with two branches each, trunks first in the manifest or not."""
     return plan().path.parent
