@@ -8,10 +8,10 @@ STUDY := outputs/study
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test test-fast test-slurm lint bench clean
+.PHONY: help install demo study interventions test test-fast test-slurm lint bench clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 install: $(INSTALLED)  ## make .venv and install NMM into it
 
@@ -34,6 +34,11 @@ study: $(INSTALLED)  ## the same with more sizes, tokens and seeds: hours; goes 
 	$(NMM) sweep launch $(STUDY)/runs
 	$(NMM) fit $(STUDY)/runs --out $(STUDY)/fits.json
 	$(NMM) report $(STUDY)/runs --fits $(STUDY)/fits.json --out $(STUDY)/report
+
+interventions: $(INSTALLED)  ## what five recipes are worth: five studies, hours; goes on where it was stopped
+	@for method in filter soup pieces bridge guide; do \
+		$(NMM) intervention $$method out=outputs/interventions/$$method || exit $$?; \
+	done
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest

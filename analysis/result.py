@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.engine.jet import Array
 from analysis.engine.law import Law
-from analysis.laws.catalogue import MIXTURES, law_named
+from analysis.laws.catalogue import WITH_DOMAINS, law_named
 
 VERSION = "analysis-2"
 LAW_OF_FORM = {"free": "chinchilla", "known": "chinchilla_excess"}
@@ -21,10 +21,10 @@ STATUSES = ("converged", "at_bound", "not_identified", "failed")
 
 
 def law_behind(form: str, domains: Sequence[str] = ()) -> Law:
-    """The law of a form; ``domains`` are for the mixture laws and left out for others. Raises ``ValueError`` for an
-    unknown name."""
+    """The law of a form; ``domains`` are for the laws of mixtures and of arms and left out for others. Raises
+    ``ValueError`` for an unknown name."""
     name = LAW_OF_FORM.get(form, form)
-    return law_named(name, (domains or None) if name in MIXTURES else None)
+    return law_named(name, (domains or None) if name in WITH_DOMAINS else None)
 
 
 @dataclass(frozen=True)

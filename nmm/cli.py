@@ -18,7 +18,14 @@ HELP = """usage: nmm COMMAND [ARGUMENTS]        (nmm COMMAND --help explains one
   describe   parameters, FLOPs, memory, hours; no training  nmm describe arch=early size=932m
   export     weights of a run as safetensors + config       nmm export RUN --out outputs/early_d32
   generate   what a run says to pictures and words          nmm generate RUN --source caption --count 4
+  filter     keep samples that a run finds least surprising nmm filter data=DIR reference=RUN keep=0.2 out=DIR2
   sweep      plan, launch, status, table of many runs       nmm sweep plan sweep=demo out=outputs/demo/runs
+  exam       mark answers of models, guided ones, votes     nmm exam plan=PLAN.json out=MARKS.jsonl
+  guide      a large run guided by two small ones          nmm guide base=BIG expert=TUNED amateur=SMALL alpha=0.5
+  recaption  tell pictures anew with a captioning run       nmm recaption data=DIR model=RUN merge=fuse out=DIR2
+  rft        tune what a run answers, by rewards            nmm rft run=RUN out=outputs/rft/d16 steps=200
+  soup       the mean of models tuned from one checkpoint   nmm soup RUN RUN data=SHARDS out=outputs/soup
+  intervention  what a recipe is worth: study, then page    nmm intervention filter out=outputs/filter scale=tiny
   fit        laws with intervals from finished runs         nmm fit outputs/demo/runs --out outputs/demo/fits.json
   predict    loss of runs nobody trained, and was it tested nmm predict fits.json --n 7e9 --d 2e12
   allocate   best N and D for a budget                      nmm allocate fits.json --c 1e22
@@ -27,6 +34,16 @@ HELP = """usage: nmm COMMAND [ARGUMENTS]        (nmm COMMAND --help explains one
   simulate   a table of runs from a known law               nmm simulate --truth early --paper-design --out runs.csv
   report     the page: verdicts, plots, tables              nmm report outputs/demo/runs --fits outputs/demo/fits.json
 """
+
+# command -> its file in nmm/interventions
+METHODS = {
+    "exam": "exam",
+    "filter": "filter_command",
+    "guide": "guide_command",
+    "recaption": "recaption_command",
+    "rft": "rft",
+    "soup": "soup_command",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,15 +89,31 @@ def _dispatch(command: str, rest: list[str]) -> int:
             from nmm.generate_command import generate_main
 
             return generate_main(rest)
+        case command if command in METHODS:
+            module = import_module(f"nmm.interventions.{METHODS[command]}")
+            return int(getattr(module, f"{command}_main")(rest))
         case "sweep":
             from sweeps.commands import main as sweep_main
 
             return sweep_main(rest)
+        case "intervention":
+            return _intervention(rest)
         case "fit" | "predict" | "allocate" | "compare" | "design" | "simulate" | "report":
             module = import_module(f"analysis.commands.{command}")
             return int(getattr(module, f"{command}_main")(rest))
         case _:
             raise ConfigError(f"unknown command\n\n{HELP}")
+
+
+def _intervention(rest: list[str]) -> int:
+    """`nmm intervention`: a study, or with "page" only the drawing of its results."""
+    if rest[:1] == ["page"]:
+        from analysis.commands.intervention import page_main
+
+        return page_main(rest[1:])
+    from sweeps.interventions.command import intervention_main
+
+    return intervention_main(rest)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ Render a data source into WebDataset tars. Run it again to go on where it was st
   eval_samples=4000      world: documents of each source in the validation and in the test split
                          (glyphs: enough to fill data.eval_rows of data.val_fraction, which is held out by key)
   shard_samples=4096     documents a tar
+  first_sample=0         world: number of the first training document, e.g. for two folders with none in common
   workers=2              processes
   sheet=true             also draw DIR/sheet.png, samples for the eye
   +data.world.seed=1     any field of nmm/data/world_config.py (glyphs: of GlyphConfig in nmm/data/glyphs.py)
@@ -56,11 +57,18 @@ def _render_world(values: dict[str, Any]) -> None:
     from nmm.data.world import WorldConfig
 
     data = values["data"]
-    world = WorldConfig.from_dict({"image_size": data["image_size"], **data["world"]})
+    world = WorldConfig.from_dict({"image_size": data["picture_size"] or data["image_size"], **data["world"]})
     train = samples_for_tokens(world, values["train_tokens"], data["mixture"], _image_tokens(data))
     held_out = {"val": values["eval_samples"], "test": values["eval_samples"]}
     samples = {source: {"train": count, **held_out} for source, count in train.items()}
-    write_shards(world, values["out"], samples, values["shard_samples"], workers=values["workers"])
+    write_shards(
+        world,
+        values["out"],
+        samples,
+        values["shard_samples"],
+        workers=values["workers"],
+        first_sample=values["first_sample"],
+    )
     sheet = Path(values["out"]) / "sheet.png"
     if values["sheet"] and not sheet.exists():
         picture_sheet(world, sheet)
@@ -75,7 +83,7 @@ def _render_glyphs(values: dict[str, Any]) -> None:
     from nmm.data.tokenizer import open_tokenizer
 
     data, out = values["data"], Path(values["out"])
-    glyphs = GlyphConfig.from_dict({"image_size": data["image_size"], **data["world"]})
+    glyphs = GlyphConfig.from_dict({"image_size": data["picture_size"] or data["image_size"], **data["world"]})
     tokenizer = open_tokenizer(data["tokenizer"])
     samples = glyphs_for_tokens(
         glyphs,
@@ -101,4 +109,9 @@ def _render_glyphs(values: dict[str, Any]) -> None:
 
 
 def _image_tokens(data: dict[str, Any]) -> int:
-    return int((data["image_size"] // data["patch_size"]) ** 2)
+    """Positions of a picture, with its tiles and thumbnail."""
+    from nmm.data.tiling import tile
+
+    side = data["picture_size"] or data["image_size"]
+    images = tile(side, side, data["image_size"], data["tiles"]).images
+    return int(images * (data["image_size"] // data["patch_size"]) ** 2)

@@ -26,14 +26,17 @@ from nmm.groups import Intervention as Intervention
 from nmm.groups import Logger as Logger
 from nmm.groups import Optim as Optim
 from nmm.groups import Parent as Parent
+from nmm.groups import Rft as Rft
 from nmm.groups import Schedule as Schedule
 from nmm.groups import Size as Size
 from nmm.groups import Stage as Stage
 from nmm.groups import Start as Start
 from nmm.groups import Trainer as Trainer
 from nmm.validation import ConfigError as ConfigError
+from nmm.validation import trained_blocks
 from nmm.validation import validate as validate
 
+Group = typing.TypeVar("Group")
 CODE_NUMERICS = 3  # bump with every commit marked NUMERICS or DATA-ORDER: old and new runs then never share an id
 
 
@@ -66,6 +69,7 @@ class RunConfig:
     parent: Parent = field(default_factory=Parent)
     logger: Logger = field(default_factory=Logger)
     intervention: Intervention = field(default_factory=Intervention)
+    rft: Rft | None = None  # of stage rft only
 
     @property
     def tokens_per_step(self) -> int:
@@ -73,9 +77,35 @@ class RunConfig:
         return self.trainer.rows_per_step * self.data.context_length
 
     @property
+    def position_size(self) -> int:
+        """Side in pixels of the square that one position of an image stands for: a patch, with pixel shuffle 2 x 2."""
+        return self.data.patch_size * self.arch.pixel_shuffle
+
+    @property
+    def row_data(self) -> Data:
+        """``data`` as rows are built from it, whose patches are the squares of positions."""
+        return dataclasses.replace(self.data, patch_size=self.position_size)
+
+    @property
     def tokens_per_image(self) -> int:
-        """Patches, hence positions, of one image."""
+        """Positions of one image."""
+        return (self.data.image_size // self.position_size) ** 2
+
+    @property
+    def patches_per_image(self) -> int:
+        """Patches of one image, as an encoder sees them; with pixel shuffle more than there are positions."""
         return (self.data.image_size // self.data.patch_size) ** 2
+
+    @property
+    def bridge(self) -> Stage | None:
+        """The stage of a run that learns labels of pictures (or their next patches) instead of words, else None."""
+        return self.stage if self.stage.name == "bridge" else None
+
+    @property
+    def trained_blocks(self) -> tuple[int, ...]:
+        """Numbers of the trunk's blocks that learn. Raises ``ConfigError`` for a ``stage.train`` that names none."""
+        depth = self.size.depth
+        return trained_blocks(self.stage.train, depth) if self.bridge else tuple(range(depth))
 
     @property
     def learning_rate(self) -> float:
@@ -130,6 +160,12 @@ class RunConfig:
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """Build a ``RunConfig`` from a plain nested mapping; unknown keys and wrong types raise ``ConfigError``."""
     return _build(RunConfig, values, "")
+
+
+def group_from_dict(cls: type[Group], values: Mapping[str, Any]) -> Group:
+    """Any frozen dataclass from a plain mapping, checked as ``from_dict`` checks a run's."""
+    built: Group = _build(cls, values, "")
+    return built
 
 
 @functools.cache
@@ -193,7 +229,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}")
 _NOT_IDENTITY = {
     "": ("sweep", "out", "logger", "intervention"),
-    "arch": ("vision_weights", "vision_facts"),
+    "arch": ("vision_weights", "vision_facts", "vision_weights2", "vision_facts2"),
     "data": ("path", "world", "sources", "tokenizer", "index_dir", "max_skipped"),
     "start": ("path",),
     "trainer": (
@@ -210,7 +246,23 @@ _NOT_IDENTITY = {
         "changed_code",
     ),
 }
-_ADDED: dict[str, tuple[str, ...]] = {}  # fields younger than CODE_NUMERICS 3: at their defaults they change no run id
+# fields younger than CODE_NUMERICS 3: at their defaults they change no run id
+_ADDED: dict[str, tuple[str, ...]] = {
+    "arch": ("pixel_shuffle", "vision_model2", "vision_mix", "vision_patch2", "vision_digest2", "vision_frozen2"),
+    "data": ("picture_size", "tiles"),
+    "start": ("transform", "fresh"),
+    "stage": (
+        "objective",
+        "labels",
+        "classes",
+        "num_classes",
+        "labelled",
+        "train",
+        "train_patch",
+        "shift",
+        "eval_images",
+    ),
+}
 
 
 def canonical_json(value: Any) -> str:
@@ -228,6 +280,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
         for name in names:
             if getattr(getattr(config, group), name) == getattr(_default(group), name):
                 values[group].pop(name)
+    if config.rft is None:  # younger than CODE_NUMERICS 3, like _ADDED
+        values.pop("rft")
     values["optim"]["lr"] = config.learning_rate
     values["optim"].pop("lr_width")
     values["size"].pop("lr")

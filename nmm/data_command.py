@@ -54,9 +54,9 @@ def _stats_main(argv: Sequence[str]) -> int:
     from nmm.record import write_atomic
 
     opened = open_data(config.data)
-    rows = row_source(opened, config.data, config.seed, stage=config.stage.name)
+    rows = row_source(opened, config.row_data, config.seed, stage=config.stage.name, bridge=config.bridge)
     budget = config.total_steps * config.tokens_per_step if has_budget else None
-    facts = data_stats(opened, rows, config.data, options.rows, budget)
+    facts = data_stats(opened, rows, config.row_data, options.rows, budget)
     show(facts)
     if options.json is not None:
         write_atomic(options.json, lambda out: out.write(json.dumps(facts, indent=1).encode()))

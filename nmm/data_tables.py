@@ -54,7 +54,7 @@ def _head(data: Mapping[str, Any], sources: int) -> list[str]:
         f"fingerprint {data['fingerprint'][:12]}, vocabulary {data['vocab_size']:,}, context of "
         f"{data['context_length']:,} positions",
         f"an image of {data['image_size']} pixels in patches of {data['patch_size']} takes "
-        f"{data['tokens_per_image']:,} positions",
+        f"{data['tokens_per_image']:,} positions" + (f"; {tiles}" if (tiles := data["tiles"]) else ""),
     ]
 
 

@@ -1,5 +1,5 @@
-"""Held-out losses by source, with the known entropy of the very same tokens, the excess by class of token, and what the
-experts of every layer took.
+"""Held-out losses by source, with the known entropy of the very same tokens, the excess by class of token, the loss of
+what captions say of their pictures, and what the experts of every layer took.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from nmm.model.specialisation import Counts, added, counts_of, describe
 
 CLASS_NAMES = {"c": "colour", "s": "shape", "z": "size", "l": "location", "n": "name", "f": "fact", "a": "answer"}
 CLASS_NAMES["g"] = "grammar"
+GROUNDED = "cszl"  # of a caption's words, what its picture shows; capitals where the entity is of the world's tail
 ROUTING_SCALARS = ("load_max", "load_min", "load_entropy", "load_evenness", "router_entropy", "dropped", "unused",
                    "specialisation", "imbalance_text", "imbalance_image")  # fmt: skip
 PLATEAU_GATE = 1.0  # nats of colour excess; a model that ignores its images sits near 1.5
@@ -30,9 +31,10 @@ def evaluate(
     """Mean text-token loss (nats) per source, over ``avg`` (plain mean of the sources) and over ``mixture``.
 
     Returns {"loss": {...}, "entropy": {...}, "class_excess": {...}}; an entropy is None where any log-probability is
-    unknown. With experts also {"routing": {source: [layer, ...]}}, where a layer is {"layer": its block, ...} with the
-    numbers of ``nmm.model.specialisation.describe``, and the source "all" is all of them pooled. Runs uncompiled:
-    evaluation shapes differ from training's and a compiled one would not pay.
+    unknown. Where captions have grounded words also {"grounded": {...}}, see ``_grounded``; with experts also
+    {"routing": {source: [layer, ...]}}, where a layer is {"layer": its block, ...} with the numbers of
+    ``nmm.model.specialisation.describe``, and the source "all" is all of them pooled. Runs uncompiled: evaluation
+    shapes differ from training's and a compiled one would not pay.
     """
     was_training = model.training
     model.eval()
@@ -47,14 +49,16 @@ def evaluate(
         "entropy": {k: (None if math.isnan(v) else v) for k, v in _with_means(entropy, weight).items()},
         "class_excess": _class_excess(sums),
     }
+    if grounded := _grounded(sums.get("caption", {})):
+        result["grounded"] = grounded
     if model.config.arch.num_experts:
         result["routing"] = _routing(model, {source: s["routing"] for source, s in sums.items()})
     return result
 
 
 def _sums(model: NativeMultimodalModel, batches: Sequence[Batch]) -> dict[str, Any]:
-    """Token sums over one source; by class: (excess, count)."""
-    total: dict[str, Any] = {"nll": 0.0, "logprob": 0.0, "targets": 0, "positions": 0, "classes": {}}
+    """Token sums over one source; by class letter: (NLL, log-probability, count)."""
+    total: dict[str, Any] = {"nll": 0.0, "logprob": 0.0, "targets": 0, "positions": 0, "letters": {}}
     layers = []
     for batch in batches:
         output = model(batch)
@@ -66,10 +70,11 @@ def _sums(model: NativeMultimodalModel, batches: Sequence[Batch]) -> dict[str, A
         total["targets"] += nll.numel()
         total["positions"] += int((batch.document >= 0).sum())
         layers.append([counts_of(routing) for routing in output.routings])
-        for letter, name in CLASS_NAMES.items():
+        for letter in (*CLASS_NAMES, *GROUNDED.upper(), "N"):
             chosen = classes == ord(letter)
-            excess, count = total["classes"].get(name, (0.0, 0))
-            total["classes"][name] = (excess + (nll + logprob)[chosen].sum().item(), count + int(chosen.sum()))
+            before = total["letters"].get(letter, (0.0, 0.0, 0))
+            now = (nll[chosen].sum().item(), logprob[chosen].sum().item(), int(chosen.sum()))
+            total["letters"][letter] = tuple(a + b for a, b in zip(before, now, strict=True))
     total["routing"] = added(layers)
     return total
 
@@ -83,10 +88,30 @@ def _with_means(values: Mapping[str, float], weight: Mapping[str, float]) -> dic
 def _class_excess(sums: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     """Mean excess (nats) by class of the target over all sources; None for a class that does not occur."""
     result: dict[str, float | None] = {}
-    for name in CLASS_NAMES.values():
-        count = sum(s["classes"][name][1] for s in sums.values())
-        value = sum(s["classes"][name][0] for s in sums.values()) / count if count else math.nan
+    for letter, name in CLASS_NAMES.items():
+        found = [_of_letters(s["letters"], letter + letter.upper()) for s in sums.values()]
+        nll, logprob, count = (sum(part) for part in zip(*found, strict=True))
+        value = (nll + logprob) / count if count else math.nan
         result[name] = None if math.isnan(value) else value
+    return result
+
+
+def _of_letters(sums: Mapping[str, tuple[float, float, int]], letters: str) -> tuple[float, float, int]:
+    """(NLL, log-probability, count) over some class letters."""
+    found = [sums[letter] for letter in letters if letter in sums]
+    return sum(s[0] for s in found), sum(s[1] for s in found), sum(s[2] for s in found)
+
+
+def _grounded(caption: Mapping[str, Any]) -> dict[str, float | None]:
+    """Loss and known entropy (nats) over the colour, shape, size and location words of captions, and how many there
+    are; ``loss_tail`` and so on of entities of the tail, where the world marks some. {} where nothing is grounded.
+    """
+    result: dict[str, float | None] = {}
+    for ending, letters in (("", GROUNDED + GROUNDED.upper()), ("_tail", GROUNDED.upper())):
+        nll, logprob, count = _of_letters(caption.get("letters", {}), letters)
+        if count:
+            known = None if math.isnan(logprob) else -logprob / count
+            result |= {f"loss{ending}": nll / count, f"entropy{ending}": known, f"targets{ending}": count}
     return result
 
 

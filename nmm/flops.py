@@ -15,11 +15,12 @@ from nmm.params import (
     Params,
     active_experts,
     attention_matrices,
+    bridge_outputs,
     connector_matrices,
     expert_layers,
     ffn_matrices,
     parameters,
-    pixels_per_patch,
+    pixels_per_position,
     vision_encoder,
 )
 from nmm.params import has_experts as has_experts
@@ -95,11 +96,19 @@ def forward_flops(config: RunConfig, image_share: float | None = None, target_sh
 
 def _shares(config: RunConfig, image: float | None, target: float | None) -> tuple[float, float]:
     data = config.data
-    return data.image_share if image is None else image, data.target_share if target is None else target
+    expected = (data.image_share, data.target_share) if config.bridge is None else _bridge_shares(config)
+    return expected[0] if image is None else image, expected[1] if target is None else target
+
+
+def _bridge_shares(config: RunConfig) -> tuple[float, float]:
+    """Shares of rows that hold nothing but whole images."""
+    patches, width = config.tokens_per_image, config.data.context_length
+    images = width // patches / width
+    return images * patches, images * (1 if config.stage.objective == "labels" else patches - 1)
 
 
 def _typical_flops(config: RunConfig, hidden: int) -> float:
-    return _forward_flops(config, hidden, *_shares(config, None, None)).total
+    return _forward_flops(config, hidden, config.data.image_share, config.data.target_share).total
 
 
 def _forward_flops(config: RunConfig, hidden: int, image_share: float, target_share: float) -> Flops:
@@ -113,8 +122,8 @@ def _forward_flops(config: RunConfig, hidden: int, image_share: float, target_sh
         ffn=(size.depth - sparse) * ffn,
         router=sparse * 2.0 * d * arch.num_experts * arch.granularity,
         experts=sparse * ffn * active_experts(config) / arch.granularity,
-        head=target_share * 2.0 * d * config.data.vocab_size,
-        patch=0.0 if encoder else image_share * 2.0 * pixels_per_patch(config) * d,
+        head=target_share * 2.0 * d * (bridge_outputs(config) if config.bridge else config.data.vocab_size),
+        patch=0.0 if encoder else image_share * 2.0 * pixels_per_position(config) * d,
         vision=images * encoder.forward if encoder else 0.0,
         connector=image_share * 2.0 * connector_matrices(config, encoder.width) if encoder else 0.0,
     )
@@ -130,20 +139,47 @@ def training_flops(
     """
     image_share, target_share = _shares(config, image_share, target_share)
     forward = _forward_flops(config, ffn_hidden(config), image_share, target_share)
-    exact = {name: 3.0 * value * tokens for name, value in dataclasses.asdict(forward).items()}
-    patches = image_share * tokens
+    times = _times_forward(config)
+    exact = {name: times[name] * value * tokens for name, value in dataclasses.asdict(forward).items()}
+    patches, learns = image_share * tokens, config.bridge is None or config.stage.train_patch
+    saved = 1 if learns else 2  # products that what comes first does not take: for its input; frozen, its weights too
     if config.arch.fusion == "early":
-        exact["patch"] -= patches * 2.0 * pixels_per_patch(config) * config.size.width
+        exact["patch"] -= saved * patches * 2.0 * pixels_per_position(config) * config.size.width
     else:
         encoder = vision_encoder(config)
-        backward = 0.0 if config.arch.vision_frozen else encoder.backward
-        exact["vision"] = patches / config.tokens_per_image * (encoder.forward + backward)
-        if config.arch.vision_frozen:
+        exact["vision"] = patches / config.tokens_per_image * (encoder.forward + learns * encoder.backward)
+        if not learns:
+            exact["connector"] /= 3.0
+        elif not encoder.backward:
             exact["connector"] -= patches * 2.0 * encoder.width * config.size.width
     params = count_params(config)
     exact["total"] = sum(exact.values())
     exact["6nd"] = 6.0 * (params.vision_matrices * patches + params.paper * tokens)
     return exact
+
+
+def _times_forward(config: RunConfig) -> dict[str, float]:
+    """By component, forward and backward together as a multiple of forward: 3, and less where stage=bridge freezes.
+
+    A frozen matrix has no product for its weights; below the first thing that learns there is no backward pass at all.
+    Attention's two products have no weights: each costs two in any backward pass.
+    """
+    times = dict.fromkeys((f.name for f in dataclasses.fields(Flops)), 3.0)
+    if config.bridge is None:
+        return times
+    depth, trained = config.size.depth, config.trained_blocks
+    lowest = -1 if config.stage.train_patch else min(trained, default=depth)
+    passed = [3.0 if layer >= lowest else 1.0 for layer in range(depth)]
+    products = [3.0 if layer in trained else 2.0 if layer > lowest else 1.0 for layer in range(depth)]
+    sparse = [value for layer, value in enumerate(products) if has_experts(config, layer)]
+    dense = [value for layer, value in enumerate(products) if not has_experts(config, layer)]
+    times |= {"attention_projections": _mean(products), "attention_scores": _mean(passed), "ffn": _mean(dense)}
+    times |= {"router": _mean(sparse), "experts": _mean(sparse), "head": 3.0 if lowest < depth else 2.0}
+    return times
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def resolve_budget(config: RunConfig) -> RunConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -50,9 +50,11 @@ class Beginning:
 def generate_main(argv: list[str]) -> int:
     """Parse the command line, generate, print."""
     options = _parser().parse_args(argv)
-    config = _settings(options.run)
-    shards = _shards(config, options.shards)
-    begun = _beginnings(shards, config, options)
+    config = settings_of(options.run)
+    shards = shards_of(config, options.shards)
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count} must be at least 1")
+    begun = beginnings(shards, config, options.source, options.split, options.count, options.prompt)
     from nmm.generate import Prompt, generate  # torch only once everything else is known to be right
     from nmm.start import load_run
 
@@ -65,10 +67,10 @@ def generate_main(argv: list[str]) -> int:
         top_p=options.top_p,
         seed=options.seed,
     )
-    shown = [_in_words(one, new, shards, config) for one, new in zip(begun, said, strict=True)]
+    shown = [in_words(one, {"generated": new}, shards, config) for one, new in zip(begun, said, strict=True)]
     if (options.run / "attempts").is_dir() and status(options.run) != "done":
         print(f"nmm generate: {options.run} is {status(options.run)}; this is its newest checkpoint", file=sys.stderr)
-    print(json.dumps(shown, indent=1) if options.json else "\n".join(map(_lines, shown)))
+    print(json.dumps(shown, indent=1) if options.json else "\n".join(map(in_lines, shown)))
     return 0
 
 
@@ -93,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(run: Path) -> RunConfig:
+def settings_of(run: Path) -> RunConfig:
+    """The config of a run or an export. Raises ``ConfigError`` for a directory that is neither."""
     if not (run / "config.json").is_file():
         raise ConfigError(
             f"{run} holds no config.json; give a run directory (outputs/runs/RUN_ID) or what `nmm export` wrote"
@@ -101,31 +104,35 @@ def _settings(run: Path) -> RunConfig:
     return run_settings(run)
 
 
-def _shards(config: RunConfig, moved_to: Path | None) -> Shards | IndexedSources:
-    """The shards the run was trained on: its vocabulary is theirs."""
+def shards_of(config: RunConfig, moved_to: Path | None, option: str = "--shards DIR") -> Shards | IndexedSources:
+    """The shards the run was trained on: its vocabulary is theirs.
+
+    Raises ``ConfigError`` when they are not there any more, or are others; ``option`` is where a user says where they
+    are.
+    """
     path = moved_to or Path(config.data.path)
     if moved_to is None and not config.data.sources and not (path / "manifest.json").is_file():
-        raise ConfigError(f"the run's shards are not at {path} any more; say where they are with --shards DIR")
+        raise ConfigError(f"the run's shards are not at {path} any more; say where they are with {option}")
     shards = open_data(replace(config.data, path=str(path)))
     if shards.fingerprint != config.data.fingerprint:
         raise ConfigError(
             f"{path} holds shards {shards.fingerprint[:12]}, the run was trained on {config.data.fingerprint[:12]}, "
-            "whose words may have other ids; say where those are with --shards DIR"
+            f"whose words may have other ids; say where those are with {option}"
         )
     return shards
 
 
-def _beginnings(shards: Shards | IndexedSources, config: RunConfig, options: argparse.Namespace) -> list[Beginning]:
-    """What the options ask for: documents, documents with words after them, or words alone."""
-    words = shards.tokenizer.encode(options.prompt)
-    if words and options.source is None:
+def beginnings(
+    shards: Shards | IndexedSources, config: RunConfig, source: str | None, split: str, count: int, prompt: str
+) -> list[Beginning]:
+    """What was asked for: ``count`` documents, documents with the words of ``prompt`` after them, or words alone."""
+    words = shards.tokenizer.encode(prompt)
+    if words and source is None:
         return [Beginning("words", words, None, [])]
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count} must be at least 1")
-    source = options.source or ("caption" if "caption" in shards.names else shards.names[0])
+    source = source or ("caption" if "caption" in shards.names else shards.names[0])
     if source not in shards.names:
-        raise ConfigError(f"--source {source} is none of the run's: {', '.join(shards.names)}")
-    found = islice(documents(shards, config, source, options.split), options.count)
+        raise ConfigError(f"source {source} is none of the run's: {', '.join(shards.names)}")
+    found = islice(documents(shards, config, source, split), count)
     return [replace(one, tokens=one.tokens + words, truth=[]) if words else one for one in found]
 
 
@@ -143,7 +150,7 @@ def documents(shards: Shards | IndexedSources, config: RunConfig, source: str, s
 
 def _read(shards: IndexedSources, config: RunConfig, source: str, split: str) -> Iterator[Content]:
     """Tokens and images of indexed documents; what cannot be read is left out."""
-    data = config.data
+    data = config.row_data
     corpus = IndexedCorpus(shards, source, split, data.context_length, data.patch_size, None)
     for number in range(int(corpus.units.sum())):
         content = corpus.read(corpus.records(np.array([number]))[0])
@@ -154,24 +161,28 @@ def _read(shards: IndexedSources, config: RunConfig, source: str, split: str) ->
 def _decoded(shards: Shards, config: RunConfig, source: str, split: str) -> Iterator[Content]:
     """Tokens and images of rendered documents."""
     m = config.tokens_per_image
-    for shard in open_decoded(shards, source, split, config.data.patch_size):
-        for document in gather_documents([shard], SOURCES.index(source), 0, config.data.context_length, m):
+    bounds = (SOURCES.index(source), 0, config.data.context_length, m, shards.images_per_picture)
+    for shard in open_decoded(shards, source, split, config.position_size):
+        for document in gather_documents([shard], *bounds):
             first, start = int(document["first_image"]), int(document["start"])
             tokens = shard.positions["token"][start : start + int(document["length"])].tolist()
             patches = np.array(shard.patches[first * m : (first + int(document["images"])) * m])
             yield tokens, patches.reshape(int(document["images"]), m, patches.shape[1])
 
 
-def _in_words(one: Beginning, new: list[int], shards: Shards | IndexedSources, config: RunConfig) -> dict[str, str]:
-    """Document, prompt, generated and truth, an image being one "<image>"."""
+def in_words(
+    one: Beginning, said: Mapping[str, list[int]], shards: Shards | IndexedSources, config: RunConfig
+) -> dict[str, str]:
+    """Document, prompt, what was ``said`` (by name) and truth, an image being one "<image>"."""
     m, seen, prompt = config.tokens_per_image, 0, []
     for token in one.tokens:
         if token != IMAGE_ID or seen % m == 0:
             prompt.append(token)
         seen += token == IMAGE_ID
-    texts = {"prompt": prompt, "generated": new, "truth": one.truth}
+    texts = {"prompt": prompt, **said, "truth": one.truth}
     return {"document": one.name} | {name: shards.tokenizer.decode(ids) for name, ids in texts.items()}
 
 
-def _lines(shown: dict[str, str]) -> str:
+def in_lines(shown: Mapping[str, str]) -> str:
+    """For a person to read; what is empty is left out."""
     return "\n".join([shown["document"], *(f"  {k:10} {v}" for k, v in shown.items() if v and k != "document")])

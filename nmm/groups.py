@@ -29,6 +29,15 @@ class Arch:
     vision_digest: str = ""  # read from the file
     vision_facts: dict[str, float] = field(default_factory=dict)  # sizes and FLOPs of vision_model, counted by finalize
     vision_frozen: bool = False
+    # -- pieces of POINTS (arXiv 2409.04828) --
+    pixel_shuffle: int = 1  # 2: 2 x 2 neighbouring patches make one position, with four times the channels
+    vision_model2: str = ""  # a second encoder whose features are averaged in: "sized" (as conf/size) or a timm name
+    vision_mix: float = 0.5  # weight of the first encoder's features; the second one's have the rest
+    vision_patch2: int = 0  # patch size of the second encoder; 0: data.patch_size
+    vision_weights2: str = ""  # pretrained weights of vision_model2
+    vision_digest2: str = ""  # read from the file
+    vision_facts2: dict[str, float] = field(default_factory=dict)  # counted by finalize, as vision_facts
+    vision_frozen2: bool = False
     # -- mixture of experts --
     num_experts: int = 0
     top_k: int = 1
@@ -101,6 +110,8 @@ class Data:
     fingerprint: str = ""
     vocab_size: int = 0
     image_size: int = 32
+    picture_size: int = 0  # side of the pictures in rendered shards where they are not of image_size; 0: they are
+    tiles: int = 1  # a picture becomes at most so many tiles of image_size and a thumbnail; 1: one image
     patch_size: int = 8
     channels: int = 3
     pixel_mean: tuple[float, ...] = (0.2, 0.2, 0.2)
@@ -123,16 +134,45 @@ class Start:
     path: str = ""
     digest: str = ""
     embeddings: str = "load"  # load | fresh: draw embedding and head anew, e.g. for another vocabulary
+    transform: str = "none"  # none | shuffle | rescaled_random | covariance: controls (nmm.transform)
+    fresh: tuple[str, ...] = ()  # parts that are drawn anew: patch (projection and positions), labels (their head)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Pretraining on everything, or instruction tuning: the loss is on answers and captions of question documents."""
+    """Pretraining on everything; instruction tuning: the loss is on answers and captions of question documents; bridge:
+    pictures of one object with one label each, on a head of their own (arXiv 2604.01833), also for tuning and probing;
+    rft: reinforcement by verified answers, with a group of its own.
+    """
 
-    name: str = "pretrain"  # pretrain | sft
+    name: str = "pretrain"  # pretrain | sft | bridge | rft
     lr_scale: float = 1.0  # times the peak learning rate of pretraining; optim.lr is taken as it is given
     eval_questions: int = 64  # sft: held-out questions of each kind that are answered by generation
     eval_captions: int = 128  # sft: held-out captions that are generated and scored by CIDEr
+    # -- bridge --
+    objective: str = "labels"  # labels | next_patch: the pixels of the next patch, no labels
+    labels: str = "random"  # random: independent of the truth | not_true: never the true class | truth
+    classes: str = "shape"  # shape | colour | both: what a picture's true class is
+    num_classes: int = 0  # read from the shards
+    labelled: int = 0  # training pictures that are used; 0: all there are
+    train: str = "all"  # all | none | first:K | last:K | 0+3 (blocks by number): which blocks learn
+    train_patch: bool = True  # patch projection and positions (in late fusion the encoder too) learn
+    shift: int = 0  # pixels that a training picture is moved at most, each way, anew at every delivery
+    eval_images: int = 512  # pictures whose class is asked: held-out ones, and as many of training
+
+
+@dataclass(frozen=True)
+class Rft:
+    """Stage rft (`nmm rft`): answers are drawn to ``prompts`` questions a step, ``samples`` to each, and rewarded."""
+
+    kinds: tuple[str, ...] = ()  # of questions that are asked; empty: all there are
+    pool: int = 4096  # training questions of each kind
+    prompts: int = 32
+    samples: int = 8
+    max_new_tokens: int = 32  # of an answer
+    temperature: float = 1.0
+    kl_coef: float = 0.01  # weight of the divergence from the start
+    reward: str = "answer"  # answer: 1 for a right final answer | opposite: 1 for a wrong one | coin: 1 or 0 by chance
 
 
 @dataclass(frozen=True)

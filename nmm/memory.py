@@ -18,7 +18,14 @@ from dataclasses import dataclass
 
 from nmm.config import RunConfig
 from nmm.flops import count_params, ffn_hidden
-from nmm.params import active_experts, expert_layers, pixels_per_patch, vision_encoder
+from nmm.params import (
+    active_experts,
+    bridge_outputs,
+    expert_layers,
+    pixels_per_position,
+    trained_encoder,
+    vision_encoders,
+)
 
 BF16_FROM_WIDTH = 128  # ``precision: auto`` on a GPU: below it autocast costs more than the faster products save
 LOGIT_BYTES = 12
@@ -61,7 +68,7 @@ def training_memory(config: RunConfig, ranks: int, strategy: str, checkpointing:
     one block's gradients, and all that is outside the blocks are gathered. Autocast keeps its bf16 copies either way.
     """
     params, half = count_params(config), uses_bf16(config)
-    trainable = params.total - (params.vision if config.arch.vision_frozen else 0)
+    trainable = _trainable(config)
     shares, gathered = 1, 0.0
     if strategy == "fsdp2" and ranks > 1:
         block = params.decoder_non_embedding / config.size.depth
@@ -87,20 +94,22 @@ def activation_bytes(config: RunConfig, positions: float, checkpointing: bool) -
     if checkpointing:
         blocks = config.size.depth * 4.0 * config.size.width + _block_bytes(config, width, sparse > 0)
     patches = positions * config.data.image_share
-    pixels = 4.0 * patches * (pixels_per_patch(config) + config.size.width)
+    pixels = 4.0 * patches * (pixels_per_position(config) + config.size.width)
     mask = 4.0 * config.data.context_length if config.trainer.accelerator == "cpu" else 0.0  # dense there
     return positions * (blocks + mask) + pixels + width * patches * _encoder_floats(config, checkpointing)
 
 
 def _encoder_floats(config: RunConfig, checkpointing: bool) -> float:
-    """Floats a patch that the vision encoder keeps."""
-    if config.arch.fusion == "early" or config.arch.vision_frozen:
+    """Floats a position of an image that the vision encoders keep."""
+    if config.arch.fusion == "early":
         return 0.0
-    encoder = vision_encoder(config)
-    kept = encoder.saved / config.tokens_per_image
-    if checkpointing and encoder.blocks:
-        return encoder.blocks * encoder.width + kept / encoder.blocks
-    return kept
+    floats = 0.0
+    for encoder in vision_encoders(config):
+        kept = encoder.saved / config.tokens_per_image
+        if checkpointing and encoder.blocks and kept:
+            kept = encoder.blocks * encoder.width + kept / encoder.blocks
+        floats += kept
+    return floats
 
 
 def _block_bytes(config: RunConfig, width: int, has_experts: bool) -> float:
@@ -115,6 +124,15 @@ def _block_bytes(config: RunConfig, width: int, has_experts: bool) -> float:
 
 def checkpoint_bytes(config: RunConfig) -> int:
     """About how large one checkpoint on disk is: fp32 weights, and two moments of those that are trained."""
+    return 4 * count_params(config).total + 8 * _trainable(config) + BESIDE_TENSORS
+
+
+def _trainable(config: RunConfig) -> int:
+    """Parameters that are trained."""
     params = count_params(config)
-    trained = params.total - (params.vision if config.arch.vision_frozen else 0)
-    return 4 * params.total + 8 * trained + BESIDE_TENSORS
+    encoder = trained_encoder(config) if config.arch.fusion == "late" else 0
+    if config.bridge is None:
+        return params.total - params.vision + encoder
+    bridge, block = bridge_outputs(config) * config.size.width, params.decoder_non_embedding // config.size.depth
+    patch = params.patch + params.connector + encoder if config.stage.train_patch else 0
+    return bridge + patch + len(config.trained_blocks) * block

@@ -34,7 +34,7 @@ def adopt(config: RunConfig) -> RunConfig:
             if getattr(config, name).name == ADOPT:
                 raise ConfigError(f"{name}={ADOPT} needs a start: add start=run start.path=DIR, or start=hf")
         return config
-    directory = Path(start.path)
+    directory = only_one(Path(start.path))
     if not (directory / "config.json").is_file():
         raise ConfigError(f"start.path={start.path} holds no config.json; {_expected(start.kind)}")
     shape = hf_shape(directory) if start.kind == "hf" else run_shape(directory)
@@ -47,14 +47,20 @@ def adopt(config: RunConfig) -> RunConfig:
     if start.kind == "run":
         _check_pixels(config, run_settings(directory))
     groups = {name: _group(config, name, given) for name, given in shape.items()}
-    path = os.path.abspath(start.path)
+    path = os.path.abspath(directory)
     return dataclasses.replace(config, **groups, start=dataclasses.replace(start, path=path, digest=digest))
+
+
+def only_one(folder: Path) -> Path:
+    """``folder``, or the only run directory in it: a run's name is known once it is composed, its folder before."""
+    inside = [] if (folder / "config.json").is_file() else sorted(folder.glob("*/config.json"))
+    return inside[0].parent if len(inside) == 1 else folder
 
 
 def _expected(kind: str) -> str:
     if kind == "hf":
         return "start=hf needs a Hugging Face directory with config.json and safetensors"
-    return "start=run needs a run directory (the one with record.json) or a folder written by `nmm export`"
+    return "start=run needs a run directory (the one with record.json), a folder with just one, or one of `nmm export`"
 
 
 def _group(config: RunConfig, name: str, given: Mapping[str, Any]) -> Any:
@@ -87,6 +93,8 @@ def _check_pixels(config: RunConfig, origin: RunConfig) -> None:
 
 # what may differ between a run and what starts from it, because no weight depends on it
 _FREE = {"vision_weights", "vision_digest", "vision_frozen", "balance_coef", "bias_rate", "router_z_coef"}
+_FREE |= {"vision_weights2", "vision_digest2", "vision_frozen2"}
+_FREE |= {"vision_facts", "vision_facts2"}  # counted again: what is frozen has no backward pass
 _FREE |= {"image_attention", "document_mask", "lr"}
 
 

@@ -13,6 +13,8 @@ from nmm.config import ConfigError, RunConfig
 
 # ``experts_active`` and ``vision_matrices`` are parts of other groups
 PARTS = ("experts_active", "vision_matrices")
+SIZED = "sized"  # of arch.vision_model2: another ViT of conf/size
+SECOND_SEED = 1 << 20  # added to the seed of a run for its second encoder
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,10 @@ class Params:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The vision encoder of late fusion: output width, parameters, those in matrices; FLOPs and floats of one image.
+    """A vision encoder of late fusion: features a position, parameters, those in matrices; FLOPs and floats of an image.
 
     ``forward`` and ``backward`` are FLOPs (pixels need no gradient), ``saved`` the floats kept for the backward pass;
-    ``blocks`` are what activation checkpointing computes twice, 0 in a net without any.
+    ``blocks`` are what activation checkpointing computes twice, 0 in a net without any. Frozen, the two are 0.
     """
 
     width: int
@@ -123,15 +125,22 @@ def ffn_matrices(config: RunConfig) -> int:
     return 3 if config.block.ffn == "swiglu" else 2
 
 
-def pixels_per_patch(config: RunConfig) -> int:
-    """Numbers in one patch."""
-    return config.data.channels * config.data.patch_size**2
+def pixels_per_position(config: RunConfig) -> int:
+    """Numbers in the pixels that one position of an image stands for."""
+    return config.data.channels * config.position_size**2
 
 
 def attention_matrices(config: RunConfig) -> int:
     """Entries of the projections to queries, keys, values and back, of one block."""
     heads = 2 * config.size.num_heads + 2 * config.num_kv_heads
     return config.size.width * heads * config.head_dim
+
+
+def bridge_outputs(config: RunConfig) -> int:
+    """Rows of the head that stage=bridge adds: its classes, or the pixels of a patch; 0 in every other stage."""
+    if config.bridge is None:
+        return 0
+    return config.stage.num_classes if config.stage.objective == "labels" else pixels_per_position(config)
 
 
 def parameters(config: RunConfig, hidden: int) -> Params:
@@ -144,14 +153,14 @@ def parameters(config: RunConfig, hidden: int) -> Params:
     positions = config.tokens_per_image * d if config.block.patch_position else 0
     return Params(
         embedding=data.vocab_size * d,
-        head=0 if config.block.tied_head else data.vocab_size * d,
+        head=(0 if config.block.tied_head else data.vocab_size * d) + bridge_outputs(config) * d,
         attention=size.depth * attention_matrices(config),
         ffn=(size.depth - sparse) * ffn,
         norm=(2 * size.depth + 1) * d + size.depth * _qk_gains(config),
         router=sparse * d * arch.num_experts * arch.granularity,
         experts=sparse * stored_experts(config) * ffn // arch.granularity,
         experts_active=sparse * active_experts(config) * ffn // arch.granularity,
-        patch=positions + (0 if is_late else pixels_per_patch(config) * d),
+        patch=positions + (0 if is_late else pixels_per_position(config) * d),
         vision=encoder.params if encoder else 0,
         vision_matrices=encoder.matrices if encoder else 0,
         connector=connector_matrices(config, encoder.width) if encoder else 0,
@@ -173,11 +182,80 @@ def connector_matrices(config: RunConfig, encoder_width: int) -> int:
     return encoder_width * d + (d * d if config.arch.connector == "mlp" else 0)
 
 
-def vision_encoder(config: RunConfig) -> Encoder:
-    """The encoder of a late model: our ViT by formula, a timm model by what ``resolve.finalize`` counted.
+def encoder_configs(config: RunConfig) -> tuple[RunConfig, ...]:
+    """One config for each encoder of a late model, in which it is the only one; both have the same positions.
+
+    The second one begins with other values than the first: its config has another seed.
+    """
+    arch = config.arch
+    alone = dataclasses.replace(arch, vision_model2="")
+    if not arch.vision_model2:
+        return (config,)
+    patch = arch.vision_patch2 or config.data.patch_size
+    second = dataclasses.replace(
+        alone,
+        vision_model="" if arch.vision_model2 == SIZED else arch.vision_model2,
+        vision_weights=arch.vision_weights2,
+        vision_facts=arch.vision_facts2,
+        vision_frozen=arch.vision_frozen2,
+        pixel_shuffle=config.position_size // patch,
+    )
+    return (
+        dataclasses.replace(config, arch=alone),
+        dataclasses.replace(
+            config, arch=second, data=dataclasses.replace(config.data, patch_size=patch), seed=config.seed + SECOND_SEED
+        ),
+    )
+
+
+def vision_encoders(config: RunConfig) -> tuple[Encoder, ...]:
+    """The encoders of a late model: our ViT by formula, a timm model by what ``resolve.finalize`` counted.
 
     Raises ``ConfigError`` for a timm model that has not been counted.
     """
+    found = tuple(_one_encoder(one) for one in encoder_configs(config))
+    frozen = (config.arch.vision_frozen, config.arch.vision_frozen2)
+    return tuple(
+        dataclasses.replace(encoder, backward=0.0, saved=0.0) if is_frozen else encoder
+        for encoder, is_frozen in zip(found, frozen, strict=False)
+    )
+
+
+def projection_matrix(config: RunConfig) -> int:
+    """Entries of what makes the second encoder's features as many as the first one's; 0 where they are."""
+    first, *others = vision_encoders(config)
+    return sum(first.width * other.width for other in others if other.width != first.width)
+
+
+def vision_encoder(config: RunConfig) -> Encoder:
+    """All that stands between pixels and connector: the encoders of ``vision_encoders`` and their projection."""
+    first, *others = vision_encoders(config)
+    if not others:
+        return first
+    second, projection = others[0], projection_matrix(config)
+    once = 2.0 * projection * config.tokens_per_image
+    gradients = 2.0 if second.backward else 1.0  # a frozen encoder wants none of its features
+    return Encoder(
+        width=first.width,
+        params=first.params + second.params + projection,
+        matrices=first.matrices + second.matrices,
+        blocks=first.blocks + second.blocks,
+        forward=first.forward + second.forward + once,
+        backward=first.backward + second.backward + gradients * once,
+        saved=first.saved + second.saved,
+    )
+
+
+def trained_encoder(config: RunConfig) -> int:
+    """Parameters between pixels and connector that are trained."""
+    encoders = vision_encoders(config)
+    frozen = (config.arch.vision_frozen, config.arch.vision_frozen2)
+    return projection_matrix(config) + sum(
+        encoder.params for encoder, is_frozen in zip(encoders, frozen, strict=False) if not is_frozen
+    )
+
+
+def _one_encoder(config: RunConfig) -> Encoder:
     if config.arch.vision_model:
         facts = config.arch.vision_facts
         if not facts:
@@ -195,7 +273,8 @@ def _our_vit(config: RunConfig) -> Encoder:
 
     block.vision vit: timm's, with biases, LayerNorm, and two FFN matrices of 4 W. swiglu: as the trunk's blocks.
     """
-    size, pixels, patches = config.size, pixels_per_patch(config), config.tokens_per_image
+    size, patches = config.size, config.patches_per_image
+    pixels = config.data.channels * config.data.patch_size**2
     w, depth, hidden = size.vision_width, size.vision_depth, config.vision_hidden
     if config.block.vision == "swiglu":
         matrices = 4 * w * w + 3 * w * hidden
@@ -208,7 +287,7 @@ def _our_vit(config: RunConfig) -> Encoder:
     entry = 2.0 * pixels * w * patches
     inner = 2.0 * patches * depth * (matrices + 2 * patches * w)
     return Encoder(
-        width=w,
+        width=w * config.arch.pixel_shuffle**2,
         params=(pixels + patches) * w + depth * block + ends,
         matrices=depth * matrices,
         blocks=depth,

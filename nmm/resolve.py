@@ -9,7 +9,9 @@ from typing import Any
 
 from nmm.config import ConfigError, Data, RunConfig, validate
 from nmm.flops import resolve_budget
+from nmm.groups import Stage
 from nmm.origin import adopt, cached_sha256
+from nmm.params import encoder_configs
 from nmm.record import read_json
 from nmm.validation import validate_data
 
@@ -39,6 +41,8 @@ def finalize(config: RunConfig) -> RunConfig:
     config = _with_vision_digest(adopt(config))
     data = with_indexes(config) if config.data.sources else _with_shards(config)
     config = dataclasses.replace(config, data=data, out=os.path.abspath(config.out))
+    if config.bridge is not None and not data.sources:
+        config = dataclasses.replace(config, stage=_with_classes(config.bridge, read_shards(data.path)))
     config = resolve_budget(count_encoder(validate(config)))
     return validate(resolve_warmup(config))  # lineage can be checked only against whole steps
 
@@ -47,12 +51,48 @@ def _with_shards(config: RunConfig) -> Data:
     """The data config with what a rendered folder knows."""
     shards = read_shards(config.data.path)
     _check_shards(config, shards)
-    return dataclasses.replace(
+    data = dataclasses.replace(
         config.data,
         path=os.path.abspath(config.data.path),
         fingerprint=shards["fingerprint"],
         vocab_size=int(shards["vocab_size"]),
     )
+    if config.arch.pixel_shuffle == 1 and not data.picture_size:
+        return data
+    image, target = _rendered_shares(config, shards)
+    return dataclasses.replace(data, image_share=image, target_share=target)
+
+
+def _rendered_shares(config: RunConfig, shards: dict[str, Any]) -> tuple[float, float]:
+    """Shares of image and target positions in the mixture, from the counts of the manifest.
+
+    A picture has other positions than ``data.image_share`` was measured with once it is cut or shuffled. As with
+    indexes, padding is left out, and so is that long documents are cut.
+    """
+    from nmm.data.tiling import tile
+
+    data = config.data
+    side = data.picture_size or data.image_size
+    per_picture = config.tokens_per_image * tile(side, side, data.image_size, data.tiles).images
+    image = target = 0.0
+    for name, weight in data.mixture.items():
+        if weight > 0:
+            split = shards["sources"][name]["train"]
+            patches = split["images"] * per_picture
+            learned = split["text_tokens"] - (0 if split["images"] else split["samples"])  # no first token is learned
+            image += weight * patches / (patches + split["text_tokens"])
+            target += weight * learned / (patches + split["text_tokens"])
+    total = sum(data.mixture.values())
+    return image / total, target / total
+
+
+def _with_classes(stage: Stage, shards: dict[str, Any]) -> Stage:
+    """The stage with the number of classes of a rendered world. Raises ``ConfigError`` for other shards."""
+    from nmm.data.labels import num_classes
+
+    if shards.get("kind") != "world":
+        raise ConfigError(f"stage=bridge with shards of kind {shards.get('kind')!r}: only the world's classes are known")
+    return dataclasses.replace(stage, num_classes=num_classes(shards["world"], stage.classes))
 
 
 def with_indexes(config: RunConfig) -> Data:
@@ -75,7 +115,7 @@ def with_indexes(config: RunConfig) -> Data:
     )
     try:
         opened = open_indexed(data)
-        image, target = mixture_shares(opened, data)
+        image, target = mixture_shares(opened, dataclasses.replace(data, patch_size=config.position_size))
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     _check_same(data, opened.fingerprint)
@@ -105,7 +145,7 @@ def check_held_out(config: RunConfig) -> None:
     from nmm.data.shares import held_out_tokens
 
     needed = data.eval_rows * data.context_length
-    for name, tokens in held_out_tokens(open_indexed(data), data).items():
+    for name, tokens in held_out_tokens(open_indexed(data), config.row_data).items():
         if 2 * tokens < needed:
             raise ConfigError(
                 f"data.sources.{name} holds out {tokens:,} tokens, data.eval_rows={data.eval_rows} rows of "
@@ -114,33 +154,48 @@ def check_held_out(config: RunConfig) -> None:
 
 
 def count_encoder(config: RunConfig) -> RunConfig:
-    """Parameters and FLOPs of ``arch.vision_model`` into ``arch.vision_facts``: a timm model has no formula, so it is
-    built on the meta device, which takes torch. Without one nothing is imported or changed.
+    """Parameters and FLOPs of timm encoders into ``arch.vision_facts`` and ``vision_facts2``: a timm model has no
+    formula, so it is built on the meta device, which takes torch. Without one nothing is imported or changed.
     """
-    if not config.arch.vision_model or config.arch.vision_facts:
-        return config
-    from nmm.model.encoder_facts import encoder_facts
+    counted: dict[str, Any] = {}
+    for field, own in zip(("vision_facts", "vision_facts2"), encoder_configs(config), strict=False):
+        if own.arch.vision_model and not own.arch.vision_facts:
+            from nmm.model.encoder_facts import encoder_facts
 
-    return dataclasses.replace(config, arch=dataclasses.replace(config.arch, vision_facts=encoder_facts(config)))
+            try:
+                counted[field] = encoder_facts(own)
+            except ConfigError as error:
+                which = "second encoder (arch.vision_model2, vision_patch2): " if field == "vision_facts2" else ""
+                raise ConfigError(f"{which}{error}") from error
+    return dataclasses.replace(config, arch=dataclasses.replace(config.arch, **counted)) if counted else config
 
 
 def _with_vision_digest(config: RunConfig) -> RunConfig:
-    """The path of pretrained encoder weights made absolute, and the digest of the file, so that the run id knows it."""
-    arch = config.arch
-    if not arch.vision_weights:
-        if arch.vision_digest:
-            raise ConfigError(f"arch.vision_digest={arch.vision_digest} is read from arch.vision_weights; leave it out")
-        return config
-    path = Path(os.path.abspath(arch.vision_weights))
+    """Paths of pretrained encoder weights made absolute, and digests of the files, so that the run id knows them."""
+    known: dict[str, Any] = {}
+    for number in ("", "2"):
+        weights, digest = (getattr(config.arch, f"vision_{name}{number}") for name in ("weights", "digest"))
+        if weights:
+            path = Path(os.path.abspath(weights))
+            found = _weights_digest(path, weights, digest, number)
+            known |= {f"vision_weights{number}": str(path), f"vision_digest{number}": found}
+        elif digest:
+            raise ConfigError(
+                f"arch.vision_digest{number}={digest} is read from arch.vision_weights{number}; leave it out"
+            )
+    return dataclasses.replace(config, arch=dataclasses.replace(config.arch, **known)) if known else config
+
+
+def _weights_digest(path: Path, given: str, expected: str, number: str) -> str:
     if not path.is_file():
-        raise ConfigError(f"arch.vision_weights={arch.vision_weights} is not a file on this machine")
+        raise ConfigError(f"arch.vision_weights{number}={given} is not a file on this machine")
     digest = cached_sha256(path)
-    if arch.vision_digest not in ("", digest):
+    if expected not in ("", digest):
         raise ConfigError(
-            f"arch.vision_weights={arch.vision_weights} now holds {digest[:12]}, but this config was made for "
-            f"{arch.vision_digest[:12]}; give the old file or plan again"
+            f"arch.vision_weights{number}={given} now holds {digest[:12]}, but this config was made for "
+            f"{expected[:12]}; give the old file or plan again"
         )
-    return dataclasses.replace(config, arch=dataclasses.replace(arch, vision_weights=str(path), vision_digest=digest))
+    return digest
 
 
 def resolve_warmup(config: RunConfig) -> RunConfig:
@@ -180,9 +235,13 @@ def paper_warmup(config: RunConfig) -> int:
 def _check_shards(config: RunConfig, shards: dict[str, Any]) -> None:
     data = config.data
     _check_same(data, shards["fingerprint"])
-    for name in ("image_size", "channels"):
-        if name in shards and shards[name] != getattr(data, name):
-            raise ConfigError(f"data.{name}={getattr(data, name)}, but the shards in {data.path} have {shards[name]}")
+    side = "picture_size" if data.picture_size else "image_size"
+    for name, ours in (("image_size", side), ("channels", "channels")):
+        if name in shards and shards[name] != getattr(data, ours):
+            hint = "; data.picture_size says that pictures are larger than what the model sees" if ours == name else ""
+            raise ConfigError(
+                f"data.{ours}={getattr(data, ours)}, but the shards in {data.path} have {shards[name]}{hint}"
+            )
     have = sorted(shards.get("sources", data.mixture))
     absent = [name for name, weight in data.mixture.items() if weight > 0 and name not in have]
     if absent:

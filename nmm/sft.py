@@ -36,7 +36,7 @@ def make_exam(shards: Shards, config: RunConfig) -> Exam:
 
     Raises ValueError when the shards do not hold one, or the package that scores captions is not installed.
     """
-    data, stage = config.data, config.stage
+    data, stage = config.row_data, config.stage
     sources = [source for source in SOURCES if data.mixture.get(source, 0) > 0]
     asked = questions(shards, sources, "val", stage.eval_questions, data.context_length, data.patch_size)
     shown: list[Picture] = []

@@ -19,33 +19,53 @@ from torch import Tensor
 from nmm.config import ConfigError, RunConfig, run_id, to_dict
 from nmm.model.build import build
 from nmm.model.fusion import NativeMultimodalModel
+from nmm.model.vision import load_vision
 from nmm.origin import WEIGHTS, hf_files, run_settings
-from nmm.record import RecordError, newest_checkpoint, read_record, write_atomic, write_json
+from nmm.record import RecordError, newest_checkpoint, read_json, read_record, write_atomic, write_json
+from nmm.transform import transformed
 
 EMBEDDINGS = ("embedding.weight", "head.weight")
+PATCH = ("connector.", "patch_position")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def initial_model(config: RunConfig) -> NativeMultimodalModel:
+    """The model of ``config`` as its training begins: initial weights, pretrained encoders, its start."""
+    model = build(config)
+    load_vision(model.vision, config)
+    load_start(model, config)
+    return model
 
 
 def load_start(model: NativeMultimodalModel, config: RunConfig) -> None:
     """Replace initial weights by those of ``config.start``; nothing to do from scratch.
 
-    What a Hugging Face decoder has no counterpart for (patches, encoder, connector) keeps its initial values. Raises
-    ``ConfigError`` naming the tensors that are missing, left over or of another shape.
+    What a Hugging Face decoder has no counterpart for (patches, encoder, connector), and what start.fresh names,
+    keeps its initial values. The head of a bridge is taken where both have one. Raises ``ConfigError`` naming the tensors
+    that are missing, left over or of another shape.
     """
     start = config.start
-    optional: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ("bridge_head.",)
     match start.kind:
         case "scratch":
             return
         case "hf":
             weights = hf_weights(Path(start.path), config)
-            optional = ("vision.", "connector.", "patch_position")
+            optional = (*optional, "vision.", *PATCH)
         case _:
             weights = run_weights(Path(start.path))
     expected = model.state_dict()
     if start.embeddings == "fresh":
         optional = (*optional, *EMBEDDINGS)
         weights = {name: value for name, value in weights.items() if name not in EMBEDDINGS}
+    fresh = tuple(prefix for part in start.fresh for prefix in (PATCH if part == "patch" else ("bridge_head.",)))
+    if config.bridge is None:  # the head belongs to a stage that is over
+        fresh = (*fresh, "bridge_head.")
+    optional = (*optional, *fresh)
+    weights = {name: value for name, value in weights.items() if not name.startswith(fresh)}
+    if start.transform != "none":
+        weights = transformed(weights, expected, start.transform, config.seed)
+        optional = ("",) if start.transform == "covariance" else optional
     _check(expected, weights, optional, config)
     model.load_state_dict(weights, strict=False)
 
@@ -63,6 +83,7 @@ def _check(
     for name, value in weights.items():
         if value.shape != expected[name].shape:
             hint = "; start.embeddings=fresh draws them anew for your vocabulary" if name in EMBEDDINGS else ""
+            hint = "; start.fresh=[labels] draws it anew for your classes" if name == "bridge_head.weight" else hint
             raise ConfigError(
                 f"start.path={config.start.path}: {name} has shape {tuple(value.shape)}, the model of this config "
                 f"{tuple(expected[name].shape)}{hint}"
@@ -109,9 +130,11 @@ def export(directory: Path, out: Path, dtype: str = "fp32") -> Path:
         if not (tied and name == "head.weight")
     }
     record = read_record(directory)
-    facts = {"run_id": run_id(settings), "dtype": dtype, "result": record["result"] if record else None}
+    soup = {key: value for key, value in read_json(directory / "config.json").items() if key == "soup"}
+    name = None if soup else run_id(settings)  # the settings of a soup are those of one of its members
+    facts = {"run_id": name, "dtype": dtype, "result": record["result"] if record else None}
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {"settings": to_dict(settings), "export": facts})
+    write_json(out / "config.json", {"settings": to_dict(settings), "export": facts, **soup})
     write_atomic(out / WEIGHTS, lambda file: save_file(tensors, file.name, metadata={"format": "pt"}))
     return out
 

@@ -118,6 +118,12 @@ def say(record: dict[str, Any], directory: Path) -> None:
     print(f"{record['status']}: {steps}{left_out}, {what} -> {directory / 'record.json'}")
     if "sft" in result:
         print(_marks(result["sft"]))
+    if "accuracy" in result.get("bridge", {}):
+        bridge = result["bridge"]
+        print(
+            f"held-out classes right {bridge['accuracy']:.3f} +- {bridge['stderr']:.3f} (chance {bridge['chance']:.3f}); "
+            f"labels of training fitted {bridge['train_accuracy']:.3f}"
+        )
 
 
 def _marks(marks: dict[str, Any]) -> str:

@@ -45,12 +45,15 @@ PLAN_USAGE = """\
 usage: nmm sweep plan sweep=NAME out=DIR [key=value ...]
 
 Writes DIR/manifest.jsonl: every run, fully resolved. Editing conf/ later changes nothing that is planned. Planning the
-same again is a no-op; more seeds, sizes or archs add lines; anything else needs another directory.
+same again is a no-op; more seeds, sizes, archs or arms add lines; anything else needs another directory.
 
   sweep=NAME        {sweeps}, or the path of a .yaml file
   out=DIR           the sweep's directory; runs will lie in DIR/<run_id>/
   sweep keys        {keys}
   any other key     goes to every run's config, as in `nmm train` (data.path=..., optim.lr_width=0.2, arch.top_k=2)
+
+In a file also arms (the whole grid once for each, with its overrides) and trunks: off (every token count, or entry of
+steps, a run of its own); {{arch}}, {{size}} and {{seed}} in an override are the run's own: docs/interventions.md.
 
 example:
   nmm sweep plan sweep=demo out=outputs/demo/runs data.path=outputs/demo/shards 'sizes=[d16,d32]' 'seeds=[0,1]'

@@ -1,12 +1,14 @@
 """From a sweep to configurations: for every (arch, size, seed) one trunk and one cooldown branch a token count.
 
 A trunk trains at constant learning rate and keeps the checkpoints its branches start from; a branch adds the cooldown
-and is one (N, D) point. Sharing the trunk is what makes many token counts cheap (arXiv 2405.18392).
+and is one (N, D) point. Sharing the trunk is what makes many token counts cheap (arXiv 2405.18392). With trunks off
+every token count is a run by itself; with arms all of this is there once for each arm.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,31 +22,68 @@ Compose = Callable[[Sequence[str]], RunConfig]
 
 
 def expand(spec: SweepSpec, out: str | Path, composer: Compose = compose) -> list[RunConfig]:
-    """Every run of the sweep, resolved and validated: each trunk directly before its branches."""
+    """Every run of the sweep, resolved and validated: each trunk directly before its branches.
+
+    Raises ``ConfigError`` when two of them are one run, as an arm is that changes nothing but labels.
+    """
+    bases = functools.cache(lambda *combination: _bases(spec, combination, out, composer))  # seeds mostly share one
     runs: list[RunConfig] = []
-    for arch in spec.archs:
-        for size in spec.sizes:
-            tokens = spec.tokens_for(arch, size)
-            base = _base(spec, arch, size, max(tokens), out, composer)
-            for seed in spec.seeds:
-                runs += trunk_with_branches(dataclasses.replace(base, seed=seed), tokens)
+    for arm in spec.arms or ("",):
+        for arch in spec.archs:
+            for size in spec.sizes:
+                for seed in spec.seeds:
+                    found = bases(arm, arch, size, *_filled(spec, arm, arch, size, seed))
+                    seeded = [dataclasses.replace(base, seed=seed) for base in found]
+                    runs += trunk_with_branches(seeded[0], spec.tokens_for(arch, size)) if spec.trunks else seeded
+    _refuse_same(runs)
     return runs
 
 
-def _base(spec: SweepSpec, arch: str, size: str, longest: int, out: str | Path, composer: Compose) -> RunConfig:
-    """What trunk and branches share; a warmup rule goes by the longest branch, so all of them have one warmup."""
-    config = composer([f"arch={arch}", f"size={size}", *spec.overrides])
+def _filled(spec: SweepSpec, arm: str, arch: str, size: str, seed: int) -> tuple[str, ...]:
+    """Overrides of one combination; those of its arm come last, so they win."""
+    own = [*spec.overrides, *spec.arms.get(arm, ())]
+    for name, value in (("{arch}", arch), ("{size}", size), ("{seed}", str(seed))):
+        own = [override.replace(name, value) for override in own]
+    return tuple(own)
+
+
+def _bases(spec: SweepSpec, combination: Sequence[str], out: str | Path, composer: Compose) -> list[RunConfig]:
+    """What trunk and branches share, or the runs that stand alone; but for the seed.
+
+    A warmup rule goes by the longest branch, so that trunk and branches have one warmup.
+    """
+    arm, arch, size, *overrides = combination
+    config = composer([f"arch={arch}", f"size={size}", *overrides])
     schedule = config.schedule
     if spec.cooldown_fraction is not None:
         schedule = dataclasses.replace(schedule, cooldown_fraction=float(spec.cooldown_fraction))
+    labels = dataclasses.replace(config.intervention, arm=arm) if arm else config.intervention
     quiet = dataclasses.replace(config.trainer, progress=False)  # the launcher shows progress; a worker has no terminal
-    base = finalize(
-        dataclasses.replace(
-            config, sweep=spec.name, out=str(out), schedule=schedule, trainer=quiet, budget=Budget(tokens=longest)
-        )
+    config = dataclasses.replace(
+        config, sweep=spec.name, out=str(out), schedule=schedule, trainer=quiet, intervention=labels
     )
-    check_held_out(base)
-    return base
+    budgets = [Budget(tokens=max(spec.tokens_for(arch, size)))] if spec.trunks else spec.budgets_for(arch, size)
+    found = [finalize(dataclasses.replace(config, budget=budget)) for budget in budgets]
+    check_held_out(found[-1])
+    return found
+
+
+def _refuse_same(runs: Sequence[RunConfig]) -> None:
+    """Two arms must differ in more than labels and paths, else one of them would silently be the other."""
+    seen: dict[str, RunConfig] = {}
+    for config in runs:
+        first = seen.setdefault(run_id(config), config)
+        if first is config:
+            continue
+        mine, other = (c.intervention.arm for c in (config, first))
+        if mine == other:
+            raise ConfigError(
+                f"{run_id(config)} is planned twice: two archs, sizes or budgets of the sweep are one run; name it once"
+            )
+        raise ConfigError(
+            f"arms {other} and {mine} are one run ({run_id(config)}): their overrides change nothing that a run "
+            "depends on. Labels and paths do not count, what lies there does; change one of them, or drop it"
+        )
 
 
 def trunk_with_branches(base: RunConfig, tokens: Sequence[int]) -> list[RunConfig]:

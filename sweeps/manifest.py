@@ -65,6 +65,11 @@ class Entry:
         return self.config.parent.run_id
 
     @property
+    def arm(self) -> str:
+        """Of a comparison of recipes; empty without one."""
+        return self.config.intervention.arm
+
+    @property
     def shape(self) -> tuple[str, str]:
         """(arch, size): runs of one shape share compiled code."""
         return self.config.arch.name, self.config.size.name
@@ -93,11 +98,16 @@ def alone(directory: Path) -> Iterator[None]:
 
 def write(directory: Path, entries: Sequence[Entry]) -> Path:
     """Write the manifest atomically; returns its path."""
-    _check_parents(entries, "the plan")
-    data = "".join(_line(entry) + "\n" for entry in entries).encode()
+    data = as_text(entries).encode()
     path = directory / FILE_NAME
     write_atomic(path, lambda file: file.write(data))
     return path
+
+
+def as_text(entries: Sequence[Entry]) -> str:
+    """A manifest as it is written. Raises ``ManifestError`` for a run that is there twice or has no trunk."""
+    _check_parents(entries, "the plan")
+    return "".join(_line(entry) + "\n" for entry in entries)
 
 
 def append(directory: Path, entries: Sequence[Entry]) -> Path:

@@ -22,6 +22,7 @@ from sweeps.manifest import Entry
 from sweeps.spec import SweepSpec
 
 PLANNED_WORKERS = 2  # what the printed wall time assumes
+COLUMNS = ("arm", "arch", "size", "N active", "trunks", "points", "tokens", "FLOPs", "time*", "memory*")
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ def order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Print the table by (arch, size) and the totals."""
-    groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    """Print the table by arm, where there are any, arch and size, and the totals."""
+    groups: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
     # shown with what is known now; the manifest keeps what was known when it was planned
     fresh = [dataclasses.replace(e, estimate=estimate(e.config, plan.speeds)) for e in plan.entries]
     for entry in fresh:
-        groups[entry.shape].append(entry)
+        groups[entry.arm, *entry.shape].append(entry)
+    has_arms = any(entry.arm for entry in fresh)
     table = Table(
         title=f"sweep {plan.entries[0].config.sweep}",
         title_justify="left",
@@ -73,14 +75,20 @@ def show(plan: Plan, console: Console) -> None:
         collapse_padding=True,
         pad_edge=False,
     )
-    for name in ("arch", "size", "N active", "trunks", "points", "tokens", "FLOPs", "time*", "memory*"):
-        table.add_column(name, justify="left" if name in ("arch", "size") else "right", no_wrap=True)
-    ranked = sorted(groups.items(), key=lambda group: (group[0][0], count_params(group[1][0].config).total))
-    for (arch, size), members in ranked:
-        table.add_row(arch, size, *_cells(members))
+    columns = [c for c in COLUMNS if c not in (("trunks", "memory*") if has_arms else ("arm",))]  # 80 characters
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("arm", "arch", "size") else "right", no_wrap=True)
+    for (arm, arch, size), members in sorted(groups.items(), key=_rank):
+        cells = dict(zip(COLUMNS, (arm, arch, size, *_cells(members)), strict=True))
+        table.add_row(*(cells[name] for name in columns))
     console.print(table)
     for line in _summary(plan, fresh):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rank(group: tuple[tuple[str, str, str], Sequence[Entry]]) -> tuple[str, str, int]:
+    (arm, arch, _), members = group
+    return arm, arch, count_params(members[0].config).total
 
 
 def _cells(members: Sequence[Entry]) -> list[str]:
@@ -140,6 +148,7 @@ def duration(seconds: float) -> str:
 
 
 def describe(config: RunConfig) -> str:
-    """A run in a few words for messages, e.g. 'early d32 seed 0, branch to 1.0M tokens'."""
+    """A run in a few words for messages, e.g. 'early d32 seed 0, branch to 1.0M tokens', its arm before it."""
     tokens = big(config.total_steps * config.tokens_per_step)
-    return f"{config.arch.name} {config.size.name} seed {config.seed}, {config.role} to {tokens} tokens"
+    arm = f"{config.intervention.arm}: " if config.intervention.arm else ""
+    return f"{arm}{config.arch.name} {config.size.name} seed {config.seed}, {config.role} to {tokens} tokens"

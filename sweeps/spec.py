@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -11,23 +12,37 @@ from pathlib import Path
 from typing import Any, cast
 
 from nmm.compose import plain
-from nmm.config import ConfigError
+from nmm.config import Budget, ConfigError
 from nmm.safety import check_texts
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """One sweep file. Keys of ``max_tokens`` and ``tokens_of`` are a size ("d96") or an arch and a size ("moe/d96")."""
+    """One sweep file. Keys of ``max_tokens`` and ``tokens_of`` are a size ("d96") or an arch and a size ("moe/d96").
+
+    ``trunks`` false: every token count is a run of its own, as fine-tuning needs it; ``steps`` may then take the place
+    of ``tokens``. Each arm is the whole grid with its overrides. In overrides {arch}, {size} and {seed} stand for the
+    run's own, as in start.path=outputs/pretrained/{size}-{seed}.
+    """
 
     name: str
     archs: tuple[str, ...]
     sizes: tuple[str, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    trunks: bool = True
     cooldown_fraction: float | None = None  # None: schedule.cooldown_fraction as composed
     max_tokens: Mapping[str, int] = field(default_factory=dict)
     tokens_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a comparison of recipes; none: no arms
+
+    def budgets_for(self, arch: str, size: str) -> tuple[Budget, ...]:
+        """Of the runs of one combination that stand alone, the shortest first."""
+        if self.steps:
+            return tuple(Budget(steps=count) for count in sorted(self.steps))
+        return tuple(Budget(tokens=count) for count in self.tokens_for(arch, size))
 
     def tokens_for(self, arch: str, size: str) -> tuple[int, ...]:
         """Token counts of one combination, ascending: its own list or the common one, cut at its limit."""
@@ -55,7 +70,9 @@ _SWEPT = {  # what the grid itself sets, and the sweep key that changes it
     "role": "tokens=[...]",
     "keep_steps": "tokens=[...]",
     "parent": "tokens=[...]",
+    "intervention.arm": "arms",
 }
+_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}")
 
 
 def available() -> list[str]:
@@ -99,6 +116,11 @@ def _read_text(name: str) -> str:
         if not Path(name).is_file():
             raise ConfigError(f"sweep={name}: no such file")
         return Path(name).read_text(encoding="utf-8")
+    return recipe_text(name)
+
+
+def recipe_text(name: str) -> str:
+    """sweeps/recipes/NAME.yaml as it stands. Raises ``ConfigError`` for a name that is not there."""
     if name not in available():
         raise ConfigError(f"sweep={name!r} does not exist; there are {', '.join(available())}, or give a .yaml file")
     return (_recipes() / f"{name}.yaml").read_text(encoding="utf-8")
@@ -121,26 +143,64 @@ def spec_from_dict(values: Mapping[str, Any], extra_overrides: Sequence[str] = (
     unknown = [str(key) for key in values if key not in SPEC_KEYS]
     if unknown:
         raise ConfigError(f"unknown sweep key {', '.join(unknown)}; allowed: {', '.join(SPEC_KEYS)}")
-    missing = [key for key in ("name", "archs", "sizes", "tokens") if not values.get(key)]
+    long = "steps" if values.get("steps") else "tokens"
+    missing = [key for key in ("name", "archs", "sizes", long) if not values.get(key)]
     if missing:
         raise ConfigError(f"the sweep lacks {', '.join(missing)}")
-    cooldown = values.get("cooldown_fraction")
-    if cooldown is not None and not (_is_number(cooldown) and 0 < cooldown < 1):
-        raise ConfigError(f"cooldown_fraction={cooldown!r} must lie between 0 and 1: a branch is its cooldown")
+    trunks = _switch("trunks", values.get("trunks", True))
     spec = SweepSpec(
         name=str(values["name"]),
         archs=_texts(values, "archs"),
         sizes=_texts(values, "sizes"),
-        tokens=_counts("tokens", values["tokens"], least=1),
+        tokens=_counts("tokens", values["tokens"], least=1) if long == "tokens" else (),
+        steps=_steps(values, trunks) if long == "steps" else (),
         seeds=_counts("seeds", values.get("seeds", [0]), least=0),
-        cooldown_fraction=cooldown,
+        trunks=trunks,
+        cooldown_fraction=_cooldown(values.get("cooldown_fraction"), trunks),
         max_tokens={k: _counts(f"max_tokens.{k}", [v], 1)[0] for k, v in _mapping(values, "max_tokens").items()},
         tokens_of={k: _counts(f"tokens_of.{k}", v, 1) for k, v in _mapping(values, "tokens_of").items()},
         overrides=(*_texts(values, "overrides"), *extra_overrides),
+        arms=_arms(values.get("arms")),
     )
-    for override in spec.overrides:
+    for override in (*spec.overrides, *(override for arm in spec.arms.values() for override in arm)):
         _refuse_swept(override)
     return spec
+
+
+def _cooldown(found: Any, trunks: bool) -> float | None:
+    if found is None or (_is_number(found) and (0 < found < 1 or (found == 0 and not trunks))):
+        return found
+    raise ConfigError(f"cooldown_fraction={found!r} must lie between 0 and 1: a branch is its cooldown")
+
+
+def _steps(values: Mapping[str, Any], trunks: bool) -> tuple[int, ...]:
+    clash = [key for key in ("tokens", "tokens_of", "max_tokens") if values.get(key)]
+    if clash:
+        raise ConfigError(f"steps=... and {', '.join(clash)}: a sweep counts in steps or in tokens, not in both")
+    if trunks:
+        raise ConfigError("steps=... needs trunks=off: branches of one trunk are told apart by their tokens")
+    return _counts("steps", values["steps"], least=1)
+
+
+def _switch(key: str, found: Any) -> bool:
+    match found:
+        case bool():
+            return found
+        case "on" | "off":  # of a command line; YAML reads them as booleans
+            return found == "on"
+    raise ConfigError(f"{key}={found!r} is not one of on, off")
+
+
+def _arms(found: Any) -> dict[str, tuple[str, ...]]:
+    """Arm -> its overrides; an arm without any is ``control: []``."""
+    if not found:
+        return {}
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"arms={found!r} must map the name of an arm to its overrides, as in control: []")
+    for name in found:
+        if not isinstance(name, str) or not _ARM_NAME.fullmatch(name):
+            raise ConfigError(f"arms: {name!r} is no name of an arm; use letters, digits and . _ + - (at most 60)")
+    return {name: _texts({f"arms.{name}": overrides}, f"arms.{name}") for name, overrides in found.items()}
 
 
 def _check_limits(spec: SweepSpec, sizes: set[str], archs: set[str]) -> None:

@@ -29,6 +29,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied head, no positions": ("early", {"block": {"tied_head": True, "patch_position": False}}),
     "other norms": ("early", {"block": {"norm": "layer", "qk_norm": "width"}}),
     "causal images": ("early", {"arch": {"image_attention": "causal"}}),
+    "early, shuffled": ("early", {"arch": {"pixel_shuffle": 2}, "data": {"patch_size": 4}}),
+    "late, shuffled": (
+        "late",
+        {"arch": {"pixel_shuffle": 2, "pairing": "none"}, "data": {"patch_size": 4}, "block": {"rope": "2d"}},
+    ),
+    "two encoders": ("late", {"arch": {"vision_model2": "sized", "vision_patch2": 4, "pairing": "none"}}),
     "no document mask": ("early", {"arch": {"document_mask": False}, "block": {"rope": "2d"}}),
 }
 

@@ -16,6 +16,7 @@ from analysis.fit import FORMS, form_of, law_of
 from analysis.laws.catalogue import LAW_NAMES, MIXTURES, law_named
 from analysis.report.terminal import print_study
 from analysis.result import LAW_OF_FORM
+from analysis.rows.columns import USUAL_GROUP
 from analysis.rows.table import TARGETS, Columns, RunTable, load
 from analysis.study import Options, Study, fit_study
 from analysis.uncertainty.bootstrap import METHODS
@@ -97,7 +98,12 @@ def _add_column_options(found: argparse.ArgumentParser) -> None:
         "--loss", default=",".join(TARGETS), metavar="TARGETS",
         help="comma-separated: X means column loss_X, or a column called X (default those present of %(default)s)",
     )  # fmt: skip
-    rows.add_argument("--group", default=column.group, metavar="COL", help="one law per value (default %(default)s)")
+    rows.add_argument(
+        "--group",
+        default=USUAL_GROUP,
+        metavar="COL",
+        help="one law per value (default: arm where there are any, else arch)",
+    )
     rows.add_argument(
         "--run", default=column.cluster, metavar="COL",
         help="rows that share noise, resampled together (default %(default)s, else every row by itself)",

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from analysis.engine.law import Law
-from analysis.laws import additive, compute, coupled, downstream, hyper, mixture, moe, repetition, schedule
+from analysis.laws import additive, arms, compute, coupled, downstream, hyper, mixture, moe, repetition, schedule
 
 MIXTURES = ("mixture_additive", "mixture_joint", "mixture_exponential")
+ARMS = ("arms_shared", "arms_own", "arms_data_shared", "arms_data_own")  # of interventions; no command asks for them
+WITH_DOMAINS = (*MIXTURES, *ARMS)
 LAW_NAMES = (
     "chinchilla", "chinchilla_excess", "chinchilla_tied", "skaling", "kaplan", "interaction", "interaction_excess",
     "farseer", "width_depth",
@@ -32,18 +34,18 @@ _LISTED_DOMAINS = 2
 def law_named(name: str, domains: int | Sequence[str] | None = None) -> Law:
     """The law of a name, or of "path/to/file.py:function" for a user's own (this EXECUTES that file).
 
-    domains: number of domains or names of their columns, for the mixture laws and for them alone. Raises
-    ``ValueError`` for an unknown name, listing the names with their formulas, for missing or needless domains, and for
-    a file that cannot be read or has no such law.
+    domains: number of domains or names of their columns, for the mixture laws; the arms, for those of interventions.
+    Raises ``ValueError`` for an unknown name, listing the names with their formulas, for missing or needless domains,
+    and for a file that cannot be read or has no such law.
     """
-    if name in MIXTURES and domains is None:
+    if name in WITH_DOMAINS and domains is None:
         raise ValueError(f"law {name} needs its domains: their number, or the names of their columns")
-    if name not in MIXTURES and domains is not None:
+    if name not in WITH_DOMAINS and domains is not None:
         raise ValueError(f"law {name} has no domains; only {', '.join(MIXTURES)} have")
     if ".py:" in name:
         return _own_law(name)
-    if name in MIXTURES:
-        return getattr(mixture, name)(domains)
+    if name in WITH_DOMAINS:
+        return getattr(mixture if name in MIXTURES else arms, name)(domains)
     match name.split("_"):
         case ["power", "C" | "N" | "D" as column]:
             return compute.power_law(column, offset=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 SIX_ND = "6ND"
 TARGETS = ("avg", "mixture", "caption", "interleaved", "text")
 USUAL_COLUMNS = {"U": "unique_tokens"}
+USUAL_GROUP = "usual"  # of Columns.group: the arms of an intervention where rows have any, else the architectures
 _SHOWN = 40
 
 
@@ -31,8 +32,8 @@ class Columns:
     compute: may be absent from the table, 6 N D is then used. extra: (symbol, column) for laws that need more than N,
     D and C, as in (("U", "unique_tokens"), ("S", "sparsity")). n_convention, c_convention: names from
     ``analysis.rows.conventions``; ``size`` and ``compute`` then follow from them. warmup: steps of linear warm-up
-    where recorded learning-rate curves start after it. Raises ``TableError`` when a symbol of
-    ``extra`` is given twice or is N, D or C.
+    where recorded learning-rate curves start after it. group: a column, or ``USUAL_GROUP`` (see ``usual_group``).
+    Raises ``TableError`` when a symbol of ``extra`` is given twice or is N, D or C.
     """
 
     size: str = "n_active_non_embedding"
@@ -56,6 +57,26 @@ class Columns:
                 raise TableError(f"extra column {symbol!r}: N, D, C and the loss are named by --n, --d, --c and --loss")
             if symbols.count(symbol) > 1:
                 raise TableError(f"extra column {symbol!r} is given twice; one column per symbol")
+
+
+def usual_group(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, Columns]:
+    """The table with the column that tells groups apart, and its name for ``USUAL_GROUP``.
+
+    Rows that have arms are told apart by ``arm`` ("none": a row without one), by ``arch_arm`` where they have several
+    architectures too; all others by ``arch``.
+    """
+    if columns.group not in (USUAL_GROUP, "arm", "arch_arm") or "arm" not in frame:
+        return frame, replace(columns, group=Columns.group) if columns.group == USUAL_GROUP else columns
+    arms = frame["arm"].fillna("").astype(str)
+    if columns.group == USUAL_GROUP:
+        has_several = "arch" in frame and frame["arch"].nunique() > 1
+        name = Columns.group if not arms.any() else "arch_arm" if has_several else "arm"
+        columns = replace(columns, group=name)
+    if columns.group != Columns.group:
+        frame = frame.assign(arm=arms.where(arms != "", "none"))
+    if columns.group == "arch_arm" and "arch" in frame:
+        frame = frame.assign(arch_arm=frame["arch"].astype(str) + " " + frame["arm"])
+    return frame, columns
 
 
 def missing_column(frame: pd.DataFrame, name: str, flag: str) -> TableError:

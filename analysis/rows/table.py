@@ -30,6 +30,7 @@ from analysis.rows.columns import (
     loss_column,
     missing_column,
     numbers,
+    usual_group,
 )
 from analysis.rows.conventions import apply_conventions
 from analysis.rows.reading import Source, describe, read_rows
@@ -129,9 +130,9 @@ class RunTable:
 
     @property
     def groups(self) -> list[str]:
-        """Groups present in the file, early, late and moe first."""
+        """Groups present in the file, control, early, late and moe first."""
         names = sorted(map(str, self.every_row[self.columns.group].dropna().unique()))
-        known = [name for name in ("early", "late", "moe") if name in names]
+        known = [name for name in ("control", "early", "late", "moe") if name in names]
         return known + [name for name in names if name not in known]
 
     def sample(self, group: str, target: str) -> tuple[Sample, list[Exclusion]]:
@@ -185,7 +186,7 @@ def load(
     Raises ``TableError`` when a column is missing (the message lists them), ``keep`` is unreadable, or no row is left.
     """
     read = read_rows(source)
-    raw, columns = apply_conventions(read, columns or Columns())
+    raw, columns = apply_conventions(*usual_group(read, columns or Columns()))
     if CURVE_SYMBOLS & set(needed):
         needed = (*(symbol for symbol in needed if symbol not in CURVE_SYMBOLS), "step", "lr")
     frame, columns, symbols = _complete(raw, columns, needed)

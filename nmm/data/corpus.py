@@ -12,6 +12,7 @@ import numpy as np
 
 from nmm.batch import SOURCES
 from nmm.data.decoded import DecodedShard, open_decoded
+from nmm.data.labels import Labels
 from nmm.data.manifest import Shards
 from nmm.data.sft import Tuning
 from nmm.data.window import gather_documents
@@ -53,16 +54,20 @@ class DecodedCorpus:
         patch_size: int,
         tuning: Tuning | None = None,
         first_shard: int = 0,
+        labels: Labels | None = None,
     ) -> None:
         self.name, m = name, (shards.image_size // patch_size) ** 2
         self.decoded: list[DecodedShard] = open_decoded(shards, name, split, patch_size)
         if not any(len(shard.samples) for shard in self.decoded):
             raise ValueError(f"{name} {split} in {shards.root} holds no samples: render some, or set its weight to 0")
-        documents = gather_documents(self.decoded, SOURCES.index(name), first_shard, width, m)
-        if documents["length"].min() < 1 or (documents["images"].any() and width <= m):
+        documents = gather_documents(
+            self.decoded, SOURCES.index(name), first_shard, width, m, shards.images_per_picture
+        )
+        needed = m * shards.images_per_picture
+        if documents["length"].min() < 1 or (documents["images"].any() and width <= needed):
             raise ValueError(
-                f"context_length={width} cannot hold an image of {m} patches and a word: "
-                f"make it at least {m + 1}, or patch_size={patch_size} larger"
+                f"context_length={width} cannot hold an image of {needed} patches and a word: "
+                f"make it at least {needed + 1}, or patch_size={patch_size} larger"
             )
         if tuning is not None:
             documents = tuning.select(documents, self.decoded, first_shard)
@@ -71,6 +76,8 @@ class DecodedCorpus:
                     f"{name} {split} in {shards.root} holds no document with an answer within context_length="
                     f"{width}: stage=sft cannot learn from it, set data.mixture.{name}=0"
                 )
+        if labels is not None:
+            documents = labels.select(documents, self.decoded, first_shard)
         self.documents = documents
         self.units = np.bincount(documents["shard"] - first_shard, minlength=len(self.decoded))
         self.totals = unit_totals(documents, self.units)

@@ -1,7 +1,7 @@
 """The decoded sample cache: every tar is checked and decoded once, then memory-mapped by every process.
 
-Shape legend: n samples of a shard, L positions of all its samples together, I images, M patches an image, P pixel
-values a patch. Folder ``<cache>/<key>/`` of one (shard, tokenizer, patch size):
+Shape legend: n samples of a shard, L positions of all its samples together, I images (with tiles several a picture), M
+patches an image, P pixel values a patch. Folder ``<cache>/<key>/`` of one (shard, tokenizer, patch size, tiling):
 
     positions.npy  (L,) token, logprob, letter: one entry per position, an image being M entries of IMAGE_ID
     patches.npy    (I * M, P) uint8
@@ -33,7 +33,7 @@ from nmm.data.images import FORMATS, check_patch_size, decode_image, patchify
 from nmm.data.late_bar import LateBar
 from nmm.data.manifest import ShardInfo, Shards, index_shard
 from nmm.data.tar import Bytes, Member, open_bytes
-from nmm.data.tokenizer import Tokenizer
+from nmm.data.tiles import tile_picture
 
 CACHE_FORMAT = 1
 SAMPLE = np.dtype(
@@ -86,7 +86,9 @@ def open_decoded(shards: Shards, source: str, split: str, patch_size: int) -> li
 
 def cache_key(shards: Shards, info: ShardInfo, patch_size: int) -> str:
     """Folder name: 32 hex digits over everything that decides the decoded bytes."""
-    parts = [CACHE_FORMAT, info.sha256, shards.tokenizer.fingerprint, shards.image_size, patch_size]
+    parts: list[object] = [CACHE_FORMAT, info.sha256, shards.tokenizer.fingerprint, shards.image_size, patch_size]
+    if shards.is_cut:
+        parts += [shards.picture_size, shards.tiles]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -127,7 +129,7 @@ def decode_shard(
     ``advance`` is called after every sample. Raises ValueError naming shard and sample.
     """
     index = index_shard(shards.root, info)
-    content = _Content(shards.tokenizer, shards.image_size)
+    content = _Content(shards)
     with open_bytes(shards.root / info.path) as data:
         for key, members in zip(index.keys, index.members, strict=True):
             try:
@@ -147,8 +149,9 @@ def sample_id(key: str) -> int:
 class _Content:
     """What the samples of one shard hold, gathered one by one and turned into arrays together."""
 
-    def __init__(self, tokenizer: Tokenizer, image_size: int) -> None:
-        self.tokenizer, self.image_size = tokenizer, image_size
+    def __init__(self, shards: Shards) -> None:
+        self.tokenizer, self.image_size = shards.tokenizer, shards.image_size
+        self.shards, self.images_per_picture = shards, shards.images_per_picture
         self.tokens, self.logprobs, self.letters = array("i"), array("f"), bytearray()
         self.images: list[np.ndarray] = []
         self.words_of, self.images_of = array("q"), array("q")
@@ -158,7 +161,7 @@ class _Content:
         for needed in ("txt", "json"):
             if needed not in members:
                 raise ValueError(f"member {needed!r} is missing; there are {sorted(members)}")
-        images = [decode_image(body, kind, self.image_size) for kind, body in _images(data, members)]
+        images = [self._pixels(body, kind) for kind, body in _images(data, members)]
         tokens = self.tokenizer.encode(_body(data, members["txt"]).decode())
         marks = tokens.count(IMAGE_ID)
         if not tokens or marks != len(images):
@@ -175,14 +178,21 @@ class _Content:
         self.logprobs.extend(logprobs)
         self.letters.extend(classes)
         self.tokens.extend(tokens)
-        self.images += images
+        self.images += [image for picture in images for image in picture]
         self.words_of.append(len(tokens))
         self.images_of.append(len(images))
 
+    def _pixels(self, body: bytes, kind: str) -> np.ndarray:
+        """(images of a picture, side, side, 3)."""
+        if not self.shards.is_cut:
+            return decode_image(body, kind, self.image_size)[None]
+        whole = decode_image(body, kind, self.shards.picture_size)
+        return tile_picture(whole, self.image_size, self.shards.tiles)
+
     def arrays(self, ids: np.ndarray, patch_size: int) -> dict[str, np.ndarray]:
         """The arrays of the cache folder; (n,) ``ids`` name the samples in the order they were added."""
-        patches_per_image = (self.image_size // patch_size) ** 2
-        words, images = np.array(self.words_of), np.array(self.images_of)
+        patches_per_picture = self.images_per_picture * (self.image_size // patch_size) ** 2
+        words, pictures = np.array(self.words_of), np.array(self.images_of)
         tokens = np.array(self.tokens)
         is_image = tokens == IMAGE_ID
         token_type = "<u2" if self.tokenizer.vocab_size <= 1 << 16 else "<i4"
@@ -191,14 +201,15 @@ class _Content:
         positions["logprob"][~is_image] = self.logprobs
         positions["letter"][~is_image] = np.frombuffer(self.letters, np.uint8)
         samples = np.zeros(len(ids), SAMPLE)
+        images = pictures * self.images_per_picture
         samples["id"], samples["images"] = ids, images
-        samples["length"] = words + images * (patches_per_image - 1)
+        samples["length"] = words + pictures * (patches_per_picture - 1)
         samples["start"] = np.cumsum(samples["length"], dtype=np.int64) - samples["length"]
         samples["first_image"] = np.cumsum(images) - images
         samples["opens_with_text"] = ~is_image[np.cumsum(words) - words]
         pixels = np.array(self.images, np.uint8).reshape(-1, self.image_size, self.image_size, 3)
         return {
-            "positions": np.repeat(positions, np.where(is_image, patches_per_image, 1)),
+            "positions": np.repeat(positions, np.where(is_image, patches_per_picture, 1)),
             "patches": patchify(pixels, patch_size).reshape(-1, 3 * patch_size * patch_size),
             "samples": samples,
         }

@@ -41,6 +41,7 @@ __all__ = [
     "check_patch_size",
     "decode_image",
     "decode_picture",
+    "decode_upright",
     "patchify",
 ]
 
@@ -152,14 +153,22 @@ def decode_picture(data: bytes, extension: str, image_size: int, crop: Crop | No
     header = read_header(data, extension)
     width, height = header.size
     box = crop.box(width, height) if crop else central_box(width, height, (1.0, 1.0))
-    pixels = _decode(data, header, _as_stored(box, header), image_size)
+    pixels = decode_upright(data, header, box, (image_size, image_size))
+    return np.ascontiguousarray(pixels[:, ::-1] if crop and crop.mirrored else pixels)
+
+
+def decode_upright(data: bytes, header: Header, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """``box`` of the upright picture, resized to ``size`` (width, height), as (height, width, 3) uint8.
+
+    Raises BadSample("bad_image").
+    """
+    stored = (size[1], size[0]) if header.orientation >= 5 else size
+    pixels = _decode(data, header, _as_stored(box, header), stored)
     if header.orientation in (3, 4, 6, 7):
         pixels = pixels[::-1]
     if header.orientation in (2, 3, 7, 8):
         pixels = pixels[:, ::-1]
-    if header.orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    return np.ascontiguousarray(pixels[:, ::-1] if crop and crop.mirrored else pixels)
+    return pixels.transpose(1, 0, 2) if header.orientation >= 5 else pixels
 
 
 def _as_stored(box: Box, header: Header) -> Box:
@@ -174,8 +183,8 @@ def _as_stored(box: Box, header: Header) -> Box:
     return left, upper, right, lower
 
 
-def _decode(data: bytes, header: Header, box: Box, image_size: int) -> np.ndarray:
-    """``box`` of the stored image as (S, S, 3) uint8. Raises BadSample("bad_image")."""
+def _decode(data: bytes, header: Header, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """``box`` of the stored image, resized to ``size`` (width, height). Raises BadSample("bad_image")."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata; what is wrong with pixels is an error
         try:
@@ -183,17 +192,17 @@ def _decode(data: bytes, header: Header, box: Box, image_size: int) -> np.ndarra
             with Image.open(io.BytesIO(data), formats=(header.kind,)) as image:
                 if image.size != (header.width, header.height):
                     raise ValueError(f"{image.size} pixels, its header says {(header.width, header.height)}")
-                box = _draft(image, box, image_size)
-                small = _rgb(image).resize((image_size,) * 2, Image.Resampling.BICUBIC, box, REDUCING_GAP)
+                box = _draft(image, box, size)
+                small = _rgb(image).resize(size, Image.Resampling.BICUBIC, box, REDUCING_GAP)
                 return np.asarray(small if small.mode == "RGB" else small.convert("RGB"))
         except PLUGIN_ERRORS as error:
             raise BadSample("bad_image", f"pixels of a {header.kind} image cannot be decoded: {error}") from error
 
 
-def _draft(image: Image.Image, box: Box, image_size: int) -> Box:
+def _draft(image: Image.Image, box: Box, size: tuple[int, int]) -> Box:
     """Let a large JPEG be decoded smaller, which saves most of the work; the box in the image as it will be."""
     width, height = image.size
-    spare = min(box[2] - box[0], box[3] - box[1]) / (DRAFT_GAP * image_size)
+    spare = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]) / DRAFT_GAP
     shrink = next((by for by in (8, 4, 2) if by <= spare), 1)
     if shrink == 1 or image.draft(None, (width // shrink, height // shrink)) is None:
         return box

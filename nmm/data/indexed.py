@@ -27,6 +27,7 @@ from nmm.data.index_file import index_path, read_index
 from nmm.data.index_records import check_version, shard_records, unit_table
 from nmm.data.reading import OpenShard, ShardError, ShardReader
 from nmm.data.reasons import BadSample
+from nmm.data.tiles import decode_tiles
 from nmm.data.tokenizer import TextTokenizer, open_tokenizer
 from nmm.data.window import DOCUMENT
 from nmm.groups import Data
@@ -56,6 +57,7 @@ class IndexedSources:
     val_fraction: float
     crop_scale: float
     flip: float
+    tiles: int = 1
     reader: ShardReader = field(default_factory=ShardReader, compare=False, repr=False)
 
     @property
@@ -70,8 +72,13 @@ class IndexedSources:
     @property
     def stream(self) -> dict[str, Any]:
         """What decides the rows beside what every RowSource knows."""
-        names = ("image_size", "val_fraction", "crop_scale", "flip")
+        names = ("image_size", "val_fraction", "crop_scale", "flip", *(("tiles",) if self.tiles > 1 else ()))
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def tiling(self) -> tuple[int, int] | None:
+        """What decides how many images a picture is: side of an image and most tiles; None where it is always one."""
+        return (self.image_size, self.tiles) if self.tiles > 1 else None
 
 
 def open_indexed(data: Data) -> IndexedSources:
@@ -98,6 +105,7 @@ def open_indexed(data: Data) -> IndexedSources:
         val_fraction=data.val_fraction,
         crop_scale=data.crop_scale,
         flip=data.flip,
+        tiles=data.tiles,
     )
 
 
@@ -203,8 +211,8 @@ class IndexedCorpus:
         self._records: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def _tables(self, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        fraction, m = self.opened.val_fraction, self.m
-        return [unit_table(s.index, s.header["body_sha256"], self.split, fraction, width, m) for s in self.shards]
+        rules = (self.split, self.opened.val_fraction, width, self.m, self.opened.tiling)
+        return [unit_table(shard.index, shard.header["body_sha256"], *rules) for shard in self.shards]
 
     def records(self, samples: np.ndarray) -> np.ndarray:
         """See Corpus."""
@@ -260,8 +268,9 @@ class IndexedCorpus:
             elif len(pictures) == document["images"]:
                 break  # cut before this image
             else:
-                pictures.append(self._pixels(segment, document, len(pictures)))
-                ids = [IMAGE_ID] * self.m
+                shown = self._pixels(segment, document, len(pictures))
+                pictures += list(shown)
+                ids = [IMAGE_ID] * (self.m * len(shown))
             tokens += ids
             held += len(ids)
         if not document["truncated"]:
@@ -279,20 +288,27 @@ class IndexedCorpus:
         return Content(np.array(own, np.int64), patchify(pixels, self.patch_size))
 
     def _pixels(self, picture: Picture, document: np.void, number: int) -> np.ndarray:
-        """(side, side, 3) uint8 of image ``number`` of a document, cropped by (seed, ordinal, number) and no state."""
+        """(images, side, side, 3) uint8 of a picture whose first image is number ``number`` of its document.
+
+        They are one, or its tiles and a thumbnail; cropped (not with tiles) and mirrored by (seed, ordinal, number).
+        """
         side, scale, flip = self.opened.image_size, self.opened.crop_scale, self.opened.flip
-        if self._crops is None or (scale >= 1 and flip <= 0):
-            return decode_picture(picture.data, picture.extension, side)
-        at = np.array([document["ordinal"]], np.int64)
-        draws = self._crops.uniform(at, CROP_UNIFORMS * number, CROP_UNIFORMS)[0]
-        return decode_picture(picture.data, picture.extension, side, Crop(scale, draws, flip))
+        crop = None
+        if self._crops is not None and (scale < 1 or flip > 0):
+            at = np.array([document["ordinal"]], np.int64)
+            crop = Crop(scale, self._crops.uniform(at, CROP_UNIFORMS * number, CROP_UNIFORMS)[0], flip)
+        if self.opened.tiles > 1:
+            mirrored = crop is not None and crop.mirrored
+            return decode_tiles(picture.data, picture.extension, side, self.opened.tiles, mirrored)
+        return decode_picture(picture.data, picture.extension, side, crop)[None]
 
     def _shard_records(self, number: int) -> np.ndarray:
         if number not in self._records:
             while self._records and sum(map(len, self._records.values())) > KEPT_RECORDS:
                 self._records.popitem(last=False)
             index = self._opened_shard(number).index
-            records = shard_records(index, self.split, self.opened.val_fraction, self.width, self.m)
+            opened = self.opened
+            records = shard_records(index, self.split, opened.val_fraction, self.width, self.m, opened.tiling)
             records["shard"] = number
             self._records[number] = records
         self._records.move_to_end(number)

@@ -23,6 +23,7 @@ from nmm.data.byte_bar import ByteBar
 from nmm.data.duplicates import Repeats, count_repeats
 from nmm.data.formats import RULES, SHARD_SUFFIXES
 from nmm.data.index_file import check_index, index_path, left_out, read_index, write_index
+from nmm.data.picture_sizes import read_sizes, sizes_path, write_sizes
 from nmm.data.scan import Rules, Scan, check_statistics, refused_scan, scan_shard
 from nmm.data.tokenizer import open_tokenizer
 from nmm.record import file_sha256
@@ -162,6 +163,7 @@ def _held(job: _Job, path: Path) -> _Held | None:
         if any(header.get(name) != value for name, value in asked.items()) or job.rules.decode > header["decoded"]:
             return None
         check_statistics(path, header["samples"])
+        read_sizes(index)  # an index from before they were kept is made again, byte for byte
         sha256 = "" if header["mtime_ns"] == state.st_mtime_ns else header["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is wrong with the shard, the scan says better; an index is never worth more than a scan
@@ -248,11 +250,14 @@ def _settle(job: _Job, path: Path, outcome: Scan | str) -> ShardReport:
         _write(outcome, job.file(path))
     else:
         job.file(path).unlink(missing_ok=True)
+        sizes_path(job.file(path)).unlink(missing_ok=True)
     return report
 
 
 def _write(found: Scan, file: Path) -> None:
     try:
+        if found.sizes is not None and len(found.sizes):
+            write_sizes(file, found.sizes, found.header["sha256"])
         write_index(file, found.header, found.arrays, found.keys)
     except OSError as error:
         raise ValueError(f"{file} cannot be written ({error}): name another folder with --into") from error

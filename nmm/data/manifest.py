@@ -16,6 +16,7 @@ from typing import Any
 from nmm.batch import SOURCES
 from nmm.config import canonical_json
 from nmm.data.tar import TarSamples, group_samples, open_bytes, refuse_unsafe, walk_tar
+from nmm.data.tiling import tile
 from nmm.data.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST_FORMAT = 1
@@ -46,7 +47,11 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Shards:
-    """An opened shard folder. ``sources[source][split]`` is a SplitInfo, ``cache`` keeps the decoded samples."""
+    """An opened shard folder. ``sources[source][split]`` is a SplitInfo, ``cache`` keeps the decoded samples.
+
+    Pictures are of ``picture_size`` pixels a side; a model sees each as one image of ``image_size``, or as at most
+    ``tiles`` of them and a thumbnail.
+    """
 
     root: Path
     cache: Path
@@ -56,6 +61,18 @@ class Shards:
     image_size: int
     sources: Mapping[str, Mapping[str, SplitInfo]]
     manifest: Mapping[str, Any]
+    picture_size: int = 0  # 0: image_size
+    tiles: int = 1
+
+    @property
+    def images_per_picture(self) -> int:
+        """Images that a picture becomes."""
+        return tile(self.picture_size, self.picture_size, self.image_size, self.tiles).images if self.is_cut else 1
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a model sees anything but the pictures as they are."""
+        return self.picture_size not in (0, self.image_size)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nmm.data.indexed import IndexedSources, open_indexed
 from nmm.data.manifest import Shards, open_shards
 from nmm.data.source import RowSource
-from nmm.groups import Data
+from nmm.groups import Data, Stage
 
 
 def open_data(data: Data) -> Shards | IndexedSources:
@@ -13,7 +15,12 @@ def open_data(data: Data) -> Shards | IndexedSources:
 
     Raises FileNotFoundError or ValueError naming what is missing or changed, and the command that makes it.
     """
-    return open_indexed(data) if data.sources else open_shards(data.path)
+    if data.sources:
+        return open_indexed(data)
+    shards = open_shards(data.path)
+    if not data.picture_size:
+        return shards
+    return replace(shards, image_size=data.image_size, picture_size=shards.image_size, tiles=data.tiles)
 
 
 def row_source(
@@ -23,8 +30,9 @@ def row_source(
     split: str = "train",
     once_in_order: bool = False,
     stage: str = "pretrain",
+    bridge: Stage | None = None,
 ) -> RowSource:
-    """The rows of a run's mixture."""
+    """The rows of a run's mixture; with ``bridge`` those of its stage bridge."""
     return RowSource(
         opened,
         data.mixture,
@@ -36,4 +44,5 @@ def row_source(
         stage,
         data.weights,
         data.cut_text and not once_in_order,
+        bridge,
     )

@@ -32,8 +32,10 @@ def image_names(document: Document) -> list[str]:
     return [f"{number}.png" for number in range(len(document.images))]
 
 
-def stored_logprobs(document: Document) -> list[float]:
-    """The log-probabilities as written: the shortest decimals that give back the same float32."""
+def stored_logprobs(document: Document) -> list[float] | None:
+    """The log-probabilities as written: the shortest decimals that give back the same float32; None: not known."""
+    if math.isnan(document.logprobs[0]):
+        return None
     return [_shortest(value) for value in document.logprobs.tolist()]
 
 
@@ -42,18 +44,24 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def document_record(world: World, document: Document, logprobs: list[float]) -> dict[str, Any]:
-    """The JSON member of a sample: segments, log-probabilities, classes, questions and the truth about the scene."""
+def document_record(world: World, document: Document, logprobs: list[float] | None) -> dict[str, Any]:
+    """The JSON member of a sample: segments, log-probabilities, classes, questions and the truth about the scene.
+
+    Where noise is possible also ``noise``, its kinds; an ``entity`` is its rank of popularity, 0 the most popular.
+    """
+    known = {} if logprobs is None else {"logprobs": logprobs}
+    noise = {} if document.noise is None else {"noise": list(document.noise)}
     return {
         "source": document.source,
         "split": document.split,
         "index": document.index,
         "seed": world.config.seed,
         "segments": _segments(document),
-        "logprobs": logprobs,
+        **known,
         "classes": document.classes,
         "questions": [question._asdict() for question in document.questions],
         "scene": _scene(world, document),
+        **noise,
     }
 
 
@@ -91,26 +99,29 @@ def _object(world: World, thing: SceneObject) -> dict[str, Any]:
 
 @dataclass
 class ShardStats:
-    """What one tar holds: enough to build the manifest without reading it again."""
+    """What one tar holds: enough to build the manifest without reading it again. ``logprob_sum`` None: not known."""
 
     path: str
     first_index: int
     samples: int = 0
     text_tokens: int = 0
     images: int = 0
-    logprob_sum: float = 0.0
+    logprob_sum: float | None = 0.0
     bytes: int = 0
     sha256: str = ""
 
-    def add(self, document: Document, logprobs: list[float]) -> None:
+    def add(self, document: Document, logprobs: list[float] | None) -> None:
         """Count a document."""
         self.samples += 1
-        self.text_tokens += len(logprobs)
+        self.text_tokens += len(document.logprobs)
         self.images += len(document.images)
-        self.logprob_sum += math.fsum(logprobs)
+        if logprobs is None or self.logprob_sum is None:
+            self.logprob_sum = None
+        else:
+            self.logprob_sum += math.fsum(logprobs)
 
 
-def _members(world: World, document: Document, logprobs: list[float]) -> Iterator[tuple[str, bytes]]:
+def _members(world: World, document: Document, logprobs: list[float] | None) -> Iterator[tuple[str, bytes]]:
     for name, image in zip(image_names(document), document.images, strict=True):
         yield name, encode_png(image)
     yield "txt", document.text.encode()

@@ -17,6 +17,7 @@ from nmm.data.formats import RULES, Parsed, Picture, UnknownFormat, line_format,
 from nmm.data.forward import ForwardFile
 from nmm.data.images import check_header, decode_picture
 from nmm.data.index_file import IMAGE_SEGMENT, KINDS, MEMBER, SAMPLE_ROW, content_digest, text_digest
+from nmm.data.picture_sizes import SIZE
 from nmm.data.reasons import REASONS, BadSample
 from nmm.data.tar import Member, stream_samples, walk_tar
 from nmm.data.tokenizer import ByteTokenizer, TextTokenizer
@@ -49,6 +50,7 @@ class Scan:
     arrays: Mapping[str, np.ndarray]
     keys: list[str]
     examples: Mapping[str, str] = field(default_factory=dict)
+    sizes: np.ndarray | None = None  # (k, 2) of its pictures; None where they were not looked at
 
 
 def scan_shard(shard: Path, rules: Rules) -> Scan:
@@ -111,6 +113,7 @@ class _Table:
         self.keys: list[str] = []
         self.rows: list[tuple[int, ...]] = []
         self.segments: list[int] = []
+        self.sizes: list[tuple[int, int]] = []
         self.members: list[tuple[int, int, int, int, int]] = []
         self.names: dict[str, int] = {}
         self.layouts: dict[tuple[str, ...], list[str]] = {}
@@ -136,6 +139,7 @@ class _Table:
     def add(self, key: str, members: Sequence[tuple[int, int, int, int, int]], parts: Mapping[str, bytes]) -> None:
         """One sample: its MEMBER rows and the bytes of its used members."""
         first, segments, found = len(self.members), len(self.segments), Parsed("caption", ())
+        sizes = len(self.sizes)
         images = text_bytes = text_tokens = digest = reason = 0
         try:
             if len(members) > MAX_NAMES or len(parts) < len(members):
@@ -146,7 +150,7 @@ class _Table:
             self.members += members
             self.units[-1] += 1
         except BadSample as bad:
-            del self.segments[segments:]
+            del self.segments[segments:], self.sizes[sizes:]
             reason = 1 + REASONS.index(bad.reason)
             self.examples.setdefault(bad.reason, f"sample {key!r}: {bad}")
         count, used = len(self.segments) - segments, len(self.members) - first
@@ -174,7 +178,7 @@ class _Table:
         images = text_bytes = text_tokens = 0
         for segment in found.segments:
             if isinstance(segment, Picture):
-                check_header(segment.data, segment.extension)
+                self.sizes.append(check_header(segment.data, segment.extension))
                 if self.rules.decode:
                     decode_picture(segment.data, segment.extension, DECODED_SIDE)
                 images += 1
@@ -218,7 +222,7 @@ class _Table:
             "segments": np.array(self.segments, "<i4"),
             "members": np.array(self.members, MEMBER),
         }
-        return Scan(header, arrays, self.keys, self.examples)
+        return Scan(header, arrays, self.keys, self.examples, np.array(self.sizes, SIZE).reshape(-1, 2))
 
 
 def _text_size(text: str, tokenizer: TextTokenizer) -> tuple[int, int]:

@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, (1, M, P) patches: ``told`` is the caption of its document, ``references`` are what counts."""
+    """One picture, (1, M, P) patches (with tiles more images): ``told`` is the caption of its document, ``references`` are what counts."""
 
     tokens: list[int]
     patches: np.ndarray
@@ -59,7 +59,7 @@ def questions(
     found = []
     for source in sources:
         for shard in open_decoded(shards, source, split, patch_size):
-            for question in _questions(shards, shard, source, context_length, patch_size):
+            for question in questions_of(shards, shard, source, context_length, patch_size):
                 taken[question.kind] += 1
                 if taken[question.kind] <= count:
                     found.append(question)
@@ -71,12 +71,12 @@ def questions(
     return found
 
 
-def _questions(
+def questions_of(
     shards: Shards, shard: DecodedShard, source: str, context_length: int, patch_size: int
 ) -> Iterator[Question]:
     """All questions of one shard."""
     m = (shards.image_size // patch_size) ** 2
-    documents = gather_documents([shard], SOURCES.index(source), 0, context_length, m)
+    documents = gather_documents([shard], SOURCES.index(source), 0, context_length, m, shards.images_per_picture)
     tokens, answer = shard.positions["token"], shard.positions["letter"] == ANSWER
     edges = np.diff(answer.astype(np.int8), prepend=0, append=0)
     begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
@@ -107,11 +107,12 @@ def pictures(shards: Shards, split: str, count: int, context_length: int, patch_
     for info, shard in zip(infos, open_decoded(shards, "caption", split, patch_size), strict=True):
         told = _captions(shards, shard, count - len(found), context_length)
         retold = _retold(shards, info, split, [caption for caption, _ in told])
-        m = (shards.image_size // patch_size) ** 2
+        m, images = (shards.image_size // patch_size) ** 2, shards.images_per_picture
         for number, (caption, cut) in enumerate(told):
             if not cut:
-                patches = np.array(shard.patches[number * m : (number + 1) * m])[None]
-                found.append(Picture([IMAGE_ID] * m, patches, caption, retold[number]))
+                patches = np.array(shard.patches[number * images * m : (number + 1) * images * m])
+                own = patches.reshape(images, m, -1)
+                found.append(Picture([IMAGE_ID] * (images * m), own, caption, retold[number]))
         if len(found) >= count:
             break
     return found
@@ -122,7 +123,7 @@ def _captions(shards: Shards, shard: DecodedShard, count: int, context_length: i
     stops = {END_ID, tuning(shards.tokenizer).question_id}
     result = []
     for sample in shard.samples[:count]:
-        if sample["images"] != 1 or sample["opens_with_text"]:
+        if sample["images"] != shards.images_per_picture or sample["opens_with_text"]:
             raise ValueError(f"decoded shard {shard.folder}: a caption document must be one picture, then text")
         tokens = shard.positions["token"][sample["start"] : sample["start"] + sample["length"]].tolist()
         words = [token for token in tokens if token != IMAGE_ID]

@@ -31,14 +31,17 @@ class ShardPlan:
         return f"{self.source}/{self.split}-{self.number:06d}.tar"
 
 
-def plan_shards(samples: Samples, shard_samples: int) -> list[ShardPlan]:
-    """The tars for these numbers of documents, sources and splits in their fixed order.
+def plan_shards(samples: Samples, shard_samples: int, first_sample: int = 0) -> list[ShardPlan]:
+    """The tars for these numbers of documents, sources and splits in their fixed order; training documents are those
+    from number `first_sample` on.
 
     Raises:
         ValueError: for an unknown source or split, a negative count, none at all, or shard_samples < 1.
     """
     if shard_samples < 1:
         raise ValueError(f"shard_samples={shard_samples} must be at least 1")
+    if first_sample < 0:
+        raise ValueError(f"first_sample={first_sample} must not be negative")
     for source, splits in samples.items():
         for split, count in splits.items():
             if source not in SOURCES or split not in SPLITS:
@@ -51,8 +54,9 @@ def plan_shards(samples: Samples, shard_samples: int) -> list[ShardPlan]:
     for source in SOURCES:
         for split in SPLITS:
             count = samples.get(source, {}).get(split, 0)
+            skipped = first_sample if split == "train" else 0
             for number, first in enumerate(range(0, count, shard_samples)):
-                plans.append(ShardPlan(source, split, number, first, min(shard_samples, count - first)))
+                plans.append(ShardPlan(source, split, number, skipped + first, min(shard_samples, count - first)))
     if not plans:
         raise ValueError("samples asks for no document at all")
     return plans

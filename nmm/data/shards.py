@@ -42,6 +42,7 @@ def write_shards(
     shard_samples: int = 2048,
     progress: bool = True,
     workers: int = 1,
+    first_sample: int = 0,
 ) -> dict[str, Any]:
     """Render documents into tars under `out` and return the manifest.
 
@@ -52,19 +53,20 @@ def write_shards(
         shard_samples: Documents per tar (the last of a split may have fewer).
         progress: Show a bar and print one closing line.
         workers: Processes that write shards.
+        first_sample: Number of the first training document: two folders of one world need not share any.
 
     Raises:
         ValueError: for an unknown source or split, a count that makes no sense, or an `out` made for something else.
     """
     out = Path(out)
-    plans = plan_shards(samples, shard_samples)
+    plans = plan_shards(samples, shard_samples, first_sample)
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
     refuse_strangers(out)
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        claim(out, _plan(config, samples, shard_samples))
-        done = {plan: stats for plan in plans if (stats := _finished(out, plan)) is not None}
+        claim(out, _plan(config, samples, shard_samples) | ({"first_sample": first_sample} if first_sample else {}))
+        done = {plan: stats for plan in plans if (stats := finished(out, plan.path)) is not None}
         num_kept = len(done)
         _render_missing(config, out, plans, done, workers, progress)
         manifest = _publish(config, out, [(plan, done[plan]) for plan in plans])
@@ -86,9 +88,9 @@ def _plan(config: WorldConfig, samples: Samples, shard_samples: int) -> dict[str
     }
 
 
-def _finished(out: Path, plan: ShardPlan) -> ShardStats | None:
-    """Statistics of a shard that is complete and unharmed on disk, else None."""
-    tar = out / plan.path
+def finished(out: Path, path: str) -> ShardStats | None:
+    """Statistics of a tar of `out` that is complete and unharmed on disk, else None."""
+    tar = out / path
     sidecar = tar.with_suffix(".json")
     if not (tar.exists() and sidecar.exists()):
         return None
@@ -164,19 +166,26 @@ def _publish(config: WorldConfig, out: Path, shards: list[tuple[ShardPlan, Shard
         "sources": {},
     }
     for (source, split), group in groupby(shards, key=lambda shard: (shard[0].source, shard[0].split)):
-        manifest["sources"].setdefault(source, {})[split] = _summary([stats for _, stats in group])
+        manifest["sources"].setdefault(source, {})[split] = split_summary([stats for _, stats in group])
+    return seal(out, manifest)
+
+
+def seal(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write manifest.json with its fingerprint, the last file of a folder; returns it."""
     manifest["fingerprint"] = hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
     write_atomically(out / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n")
     return manifest
 
 
-def _summary(shards: list[ShardStats]) -> dict[str, Any]:
+def split_summary(shards: list[ShardStats]) -> dict[str, Any]:
+    """A split's entry of the manifest."""
     tokens = sum(s.text_tokens for s in shards)
+    sums = [s.logprob_sum for s in shards if s.logprob_sum is not None]
     return {
         "samples": sum(s.samples for s in shards),
         "text_tokens": tokens,
         "images": sum(s.images for s in shards),
-        "entropy_per_text_token": -math.fsum(s.logprob_sum for s in shards) / tokens,
+        "entropy_per_text_token": -math.fsum(sums) / tokens if len(sums) == len(shards) else None,
         "shards": [{name: getattr(s, name) for name in _LISTED} for s in shards],
     }
 

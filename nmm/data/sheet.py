@@ -50,9 +50,10 @@ def picture_sheet(config: WorldConfig, out: str | Path, per_source: int = 6, spl
 def _summary(world: World, source: str, split: str) -> str:
     documents = world.documents(source, split, 0, PROBE_DOCUMENTS, pixels=False)
     entropy = -np.concatenate([d.logprobs for d in documents]).mean()
+    known = "entropy not known" if np.isnan(entropy) else f"known entropy {entropy:.3f} nats a word"
     words = np.mean([len(d.logprobs) for d in documents])
     pictures = np.mean([len(d.scene) for d in documents])
-    return f"{words:.1f} words and {pictures:.2f} pictures a document; known entropy {entropy:.3f} nats a word"
+    return f"{words:.1f} words and {pictures:.2f} pictures a document; {known}"
 
 
 class _Sheet:
@@ -117,7 +118,9 @@ class _Sheet:
         self.draw.rounded_rectangle((x, self.y, x + width, self.y + height), 8, fill=CARD, outline="#dedbd2")
         left, top = x + PADDING, self.y + PADDING
         total = -float(document.logprobs.sum())
-        label = f"{document.source}-{document.split}-{document.index:09d}    {total:.2f} nats in all"
+        cost = "" if np.isnan(total) else f"    {total:.2f} nats in all"
+        noise = f"    {' + '.join(document.noise)}" if document.noise else ""
+        label = f"{document.source}-{document.split}-{document.index:09d}{cost}{noise}"
         self.draw.text((left, top), label, fill=FAINT, font=self.fonts[13])
         for number, pixels in enumerate(document.images):
             thumbnail = Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.NEAREST)
@@ -134,7 +137,7 @@ class _Sheet:
 
     def _chip(self, x: int, y: int, word: str, surprise: float | None) -> None:
         width = self._chip_width(word)
-        fill = "#e6ecf5" if surprise is None else _ground(surprise)
+        fill = "#e6ecf5" if surprise is None or np.isnan(surprise) else _ground(surprise)
         self.draw.rounded_rectangle((x, y, x + width, y + CHIP_HEIGHT), 4, fill=fill)
         self.draw.text((x + width / 2, y + CHIP_HEIGHT / 2), word, fill=INK, font=self.fonts[14], anchor="mm")
         if surprise is not None and surprise > 0:

@@ -6,6 +6,7 @@ Shape legend: T positions a row, M patches an image, n documents of a window.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from nmm.data.corpus import TOTALS, Corpus, DecodedCorpus
 from nmm.data.counting import source_counts
 from nmm.data.decoded import DecodedShard
 from nmm.data.indexed import IndexedCorpus, IndexedSources
+from nmm.data.labels import Labels, make_labels
 from nmm.data.manifest import Shards
 from nmm.data.mixture import SourceStream, draws, shares
 from nmm.data.order import ORDER_VERSION
 from nmm.data.packing import PACKING_VERSION, WINDOW_ROWS, Layout, RowTable, lay_out, place
 from nmm.data.sft import tuning
-from nmm.data.window import DOCUMENT, POSITION, Window, decoded_window, join, row_fields, row_ids
+from nmm.data.window import DOCUMENT, POSITION, Window, decoded_window, join, ranges, row_fields, row_ids
+from nmm.groups import Stage
 
 KEPT_WINDOWS = 2
 
@@ -39,6 +42,7 @@ class RowSource:
         stage: "pretrain", or "sft" for what ``nmm.data.sft`` keeps and learns.
         weights: The mixture's weights are of "tokens" or of "samples".
         cut_text: Texts without images may be cut to fill rows.
+        bridge: Of stage=bridge: pictures with one label each (``nmm.data.labels``), in place of documents.
 
     Raises ValueError for unknown sources or splits, a patch size that does not divide the image, a row that cannot hold
     an image and a word, and for shards that are damaged.
@@ -56,11 +60,15 @@ class RowSource:
         stage: str = "pretrain",
         weights: str = "tokens",
         cut_text: bool = False,
+        bridge: Stage | None = None,
     ) -> None:
         self.context_length, self.seed, self.names, self.cut_text = context_length, seed, shards.names, cut_text
         self.tuning = tuning(shards.tokenizer) if stage == "sft" and isinstance(shards, Shards) else None
         self.patches_per_image = (shards.image_size // patch_size) ** 2
         self.patch_values = 3 * patch_size * patch_size
+        self.labels: Labels | None = None
+        if bridge is not None and isinstance(shards, Shards):
+            self.labels = make_labels(shards, split, bridge, self.patches_per_image, seed)
         share = shares(mixture, self.names)
         self.stream = {
             "shards": shards.fingerprint,
@@ -76,6 +84,11 @@ class RowSource:
         }
         if self.tuning is not None:
             self.stream["stage"] = stage
+        if isinstance(shards, Shards) and shards.is_cut:
+            self.stream |= {name: getattr(shards, name) for name in ("image_size", "picture_size", "tiles")}
+        if bridge is not None:
+            asked = ("objective", "labels", "classes", "labelled", "shift")
+            self.stream |= {"stage": stage, **{name: getattr(bridge, name) for name in asked}}
         if isinstance(shards, IndexedSources):
             self.stream |= {"weights": weights, "cut_text": cut_text, **shards.stream}
         self.decoded: list[DecodedShard] = []
@@ -100,7 +113,7 @@ class RowSource:
             seed = None if once_in_order or split != "train" else self.seed
             self.corpora[name] = self.indexed[name] = IndexedCorpus(shards, name, split, width, patch_size, seed)
             return
-        corpus = DecodedCorpus(shards, name, split, width, patch_size, self.tuning, len(self.decoded))
+        corpus = DecodedCorpus(shards, name, split, width, patch_size, self.tuning, len(self.decoded), self.labels)
         self.decoded += corpus.decoded
         self.corpora[name] = corpus
 
@@ -204,16 +217,25 @@ class RowSource:
         """Rows of one window, counted from its first one."""
         if self.indexed:
             return self._read(window, rows)
-        return self._decoded(window).take(rows, self.decoded, self.patch_values)
+        content = self._decoded(window)
+        batch = content.take(rows, self.decoded, self.patch_values)
+        if self.labels is None or not self.labels.moved:
+            return batch
+        documents, _ = self._layout(window)  # as many as images, and in their order
+        images = ranges(content.first_image[rows], np.diff(content.first_image)[rows])
+        return replace(batch, patches=self.labels.shifted(batch.patches, documents["ordinal"][images]))
 
     def _decoded(self, number: int) -> Window:
         if number not in self._windows:
             if len(self._windows) >= KEPT_WINDOWS:
                 self._windows.pop(next(iter(self._windows)))
             documents, layout = self._layout(number)
-            self._windows[number] = decoded_window(
+            window = decoded_window(
                 documents, layout, self.decoded, self.context_length, self.patches_per_image, self.tuning
             )
+            if self.labels is not None:
+                self.labels.mark(window.rows, documents, layout)
+            self._windows[number] = window
         return self._windows[number]
 
     def _read(self, window: int, rows: np.ndarray) -> Batch:

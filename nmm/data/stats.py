@@ -59,6 +59,7 @@ def _about(opened: Shards | IndexedSources, rows: RowSource, data: Data) -> dict
         "image_size": opened.image_size,
         "patch_size": data.patch_size,
         "tokens_per_image": rows.patches_per_image,
+        "tiles": f"a picture is at most {data.tiles} of them and a thumbnail" if data.tiles > 1 else "",
         "weights": data.weights,
         "image_share": data.image_share,
         "target_share": data.target_share,

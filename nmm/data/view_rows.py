@@ -22,12 +22,12 @@ from nmm.data.view import Lens, view_page
 def rows_page(config: RunConfig, first: int, count: int) -> str:
     """HTML of rows ``first`` to ``first + count - 1`` of a finalized run's training data, see ``view_page``."""
     opened = open_data(config.data)
-    rows = row_source(opened, config.data, config.seed, stage=config.stage.name)
+    rows = row_source(opened, config.row_data, config.seed, stage=config.stage.name, bridge=config.bridge)
     lens = Lens(
         sources=rows.names,
         samples=[sample_names(opened, rows, row) for row in range(first, first + count)],
         tokenizer=opened.tokenizer,
-        patch_size=config.data.patch_size,
+        patch_size=config.position_size,
         image_attention=config.arch.image_attention,
         document_mask=config.arch.document_mask,
     )
@@ -44,9 +44,10 @@ def page_facts(config: RunConfig, opened: Shards | IndexedSources, rows: RowSour
     facts |= {
         f"mixture of {data.weights}": mixture,
         "context length": f"{data.context_length:,} positions",
-        "an image": f"{data.image_size} x {data.image_size} pixels, {rows.patches_per_image:,} patches of "
-        f"{data.patch_size} x {data.patch_size}",
+        "an image": f"{data.image_size} x {data.image_size} pixels, {_positions(config)}",
     }
+    if data.tiles > 1 or data.picture_size:
+        facts["a picture"] = _picture(config)
     if data.sources:
         facts["crop and flip"] = f"at least {data.crop_scale:.0%} of the area, mirrored with probability {data.flip:g}"
     return facts | {
@@ -55,6 +56,21 @@ def page_facts(config: RunConfig, opened: Shards | IndexedSources, rows: RowSour
         "stage and seed": f"{config.stage.name}, {config.seed}",
         "fingerprint of the data": opened.fingerprint[:16],
     }
+
+
+def _positions(config: RunConfig) -> str:
+    side, number = config.data.patch_size, config.tokens_per_image
+    if config.arch.pixel_shuffle == 1:
+        return f"{number:,} patches of {side} x {side}"
+    return f"{number:,} positions, each of 2 x 2 patches of {side} x {side}"
+
+
+def _picture(config: RunConfig) -> str:
+    data = config.data
+    size = f"{data.picture_size} x {data.picture_size} pixels" if data.picture_size else "of any size"
+    if data.tiles == 1:
+        return f"{size}, made smaller"
+    return f"{size}, {data.tiles} tiles of {data.image_size} x {data.image_size} pixels at most and a thumbnail"
 
 
 def sample_names(opened: Shards | IndexedSources, rows: RowSource, row: int) -> list[str]:

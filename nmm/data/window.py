@@ -37,10 +37,13 @@ DOCUMENT = np.dtype(
 POSITION = np.dtype([("token", "<i4"), ("logprob", "<f4"), ("letter", "u1")])
 
 
-def gather_documents(decoded: Sequence[DecodedShard], source: int, first_shard: int, width: int, m: int) -> np.ndarray:
+def gather_documents(
+    decoded: Sequence[DecodedShard], source: int, first_shard: int, width: int, m: int, images_per_picture: int = 1
+) -> np.ndarray:
     """(n,) DOCUMENT records of one source in sample order; its shards are numbered from ``first_shard``.
 
-    A document longer than ``width`` (T) is cut there, or before the image of ``m`` patches that would not fit whole.
+    A document longer than ``width`` (T) is cut there, or before the picture of so many images of ``m`` patches that
+    would not fit whole.
     """
     samples = np.concatenate([shard.samples for shard in decoded])
     documents = np.zeros(len(samples), DOCUMENT)
@@ -53,7 +56,8 @@ def gather_documents(decoded: Sequence[DecodedShard], source: int, first_shard: 
     for i in np.flatnonzero(documents["truncated"]):
         start = documents["start"][i]
         patches = int((decoded[shard[i]].positions["token"][start : start + width] == IMAGE_ID).sum())
-        documents["images"][i], partial = divmod(patches, m)
+        pictures, partial = divmod(patches, m * images_per_picture)
+        documents["images"][i] = pictures * images_per_picture
         documents["length"][i] = width - partial
     documents["whole"] = documents["length"]
     documents["targets"] = documents["length"] - documents["images"] * m - samples["opens_with_text"]

@@ -45,6 +45,25 @@ GRAMMAR = (
     "shape", "size", "yes", "no", "new", "again", "more", "fewer", "<nl>", "where", "it", "lives", "is", "friend",
 )  # fmt: skip
 
+# Questions whose answer takes several steps (nmm.data.reasoning).
+MORE_NUMBERS = (
+    "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen",
+)  # fmt: skip
+FAST, SLOW = "is", "since"
+MAX_MODULUS = len(NUMBERS) + len(MORE_NUMBERS)
+
+# Noise: the word before a serial number; fixed texts that say nothing of a picture, whose first words open no caption.
+SERIAL = "serial"
+MAX_SERIAL_WORDS = 4096
+BOILERPLATE = (
+    ("stock", "photo", "for", "editorial", "use", "only", "."),
+    ("all", "rights", "reserved", "."),
+    ("click", "here", "to", "enlarge", "the", "photo", "."),
+    ("free", "shipping", "on", "all", "items", "."),
+    ("sorry", ",", "this", "photo", "is", "not", "available", "."),
+    ("photo", "by", "the", "author", "."),
+)
+
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gl", "kr", "st", "tr")
 _FIRST_ENDINGS = ("ada", "ilo", "ova", "emi", "una", "iko", "aro", "ela", "oni", "ubi", "ima", "edo", "ora", "uli")
 _LAST_ENDINGS = (
@@ -68,3 +87,23 @@ def first_names(count: int) -> list[str]:
 def last_names(count: int) -> list[str]:
     """`count` distinct last names (count <= MAX_NAME_WORDS)."""
     return _names(_LAST_ENDINGS, count)
+
+
+def numbers(count: int) -> tuple[str, ...]:
+    """The words of 0..count-1 (count <= MAX_MODULUS)."""
+    return (*NUMBERS, *MORE_NUMBERS)[:count]
+
+
+def reasoning_words(modulus: int) -> list[str]:
+    """The words that questions for a sum modulo ``modulus`` bring, in order."""
+    return ["sum", SLOW, *numbers(modulus)[len(NUMBERS) :]]
+
+
+def serial_words(count: int) -> list[str]:
+    """`count` distinct words of serial numbers (count <= MAX_SERIAL_WORDS)."""
+    return [f"{number:03x}" for number in range(count)]
+
+
+def boilerplate_words(texts: int) -> list[str]:
+    """The words of the first `texts` fixed texts that the grammar has not, each once."""
+    return [word for word in dict.fromkeys(w for text in BOILERPLATE[:texts] for w in text) if word not in GRAMMAR]

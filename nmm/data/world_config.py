@@ -21,6 +21,12 @@ MAX_SENTENCES = 6
 TAILS = ("place", "food", "none")
 PREDICATES = ("lives", "likes", "looks", "friend_is", "friend_lives")
 QUESTION_KINDS = ("count", "colour", "left", "after", "same", "odd")
+# Fields younger than the first worlds. At its default such a field is left out of `to_dict`, so that a world which does
+# not use it keeps its fingerprint; the words it brings join the vocabulary, at its end, only when it is used.
+ADDED = (
+    "serial", "serial_longest", "serial_words", "wrong", "boilerplate", "boilerplate_texts", "repeated",
+    "repeated_samples", "tail_rank", "reasoning", "reasoning_modulus", "reasoning_fast", "reasoning_shapes",
+)  # fmt: skip
 
 # Integer pixel levels of a palette channel (none, half, full), of the background, and the unit of gain.
 CHANNEL_LEVELS = (0, 128, 255)
@@ -76,6 +82,23 @@ class WorldConfig:
     pronoun: float = 0.6  # "it" instead of a new subject
     predicates: tuple[float, ...] = (0.25, 0.2, 0.2, 0.15, 0.2)  # lives, likes, looks, friend is, friend lives
 
+    # Noise of training captions (nmm.data.noise); validation and test stay clean.
+    serial: float = 0.0  # a caption ends with 1..serial_longest words that nobody can guess
+    serial_longest: int = 6
+    serial_words: int = 64  # to draw them from
+    wrong: float = 0.0  # a caption tells another scene than the picture shows
+    boilerplate: float = 0.0  # a caption is one of a few fixed texts
+    boilerplate_texts: int = 4
+    repeated: float = 0.0  # a sample is one of a few fixed samples, picture and all
+    repeated_samples: int = 16
+    tail_rank: int = 0  # class letters of entities from this rank of popularity on are capitals; 0: of none
+
+    # Questions whose answer takes several steps (nmm.data.reasoning).
+    reasoning: float = 0.0  # a caption is such a question and its answer, and nothing else
+    reasoning_modulus: int = 10  # the answer is a sum modulo this
+    reasoning_fast: float = 0.6  # the answer is told at once, else step by step
+    reasoning_shapes: bool = False  # objects stand for a number by their shape, else by their colour
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _as_type_of(field.default, getattr(self, field.name), field.name))
@@ -91,6 +114,7 @@ class WorldConfig:
         _validate_catalogue(self)
         _validate_pixels(self)
         _validate_probabilities(self)
+        _validate_added(self)
         if not 1 <= self.min_sentences <= self.max_sentences <= MAX_SENTENCES:
             raise ValueError(
                 f"world.min_sentences={self.min_sentences} and world.max_sentences={self.max_sentences} must satisfy "
@@ -98,8 +122,10 @@ class WorldConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types (tuples become lists), the inverse of `from_dict`."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Plain JSON types (tuples become lists), the inverse of `from_dict`; ADDED fields only where they are used."""
+        unused = {f.name for f in dataclasses.fields(self) if f.name in ADDED and getattr(self, f.name) == f.default}
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in unused}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WorldConfig:
@@ -184,10 +210,26 @@ def _validate_probabilities(config: WorldConfig) -> None:
         )
     singles = (
         "big_probability", "jitter", "count_phrase", "full_clause", "first_food", "count_present", "same_balanced",
-        "reuse", "where_question", "stop", "pronoun",
+        "reuse", "where_question", "stop", "pronoun", "serial", "wrong", "boilerplate", "repeated",
+        "reasoning", "reasoning_fast",
     )  # fmt: skip
     for name in singles:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"world.{name}={getattr(config, name)} must lie in 0..1")
     if len(config.question_chain) > 4 or any(not 0 <= p <= 1 for p in config.question_chain):
         raise ValueError(f"world.question_chain={config.question_chain} must be at most 4 numbers in 0..1")
+
+
+def _validate_added(config: WorldConfig) -> None:
+    limits = {
+        "serial_longest": (1, 16),
+        "serial_words": (1, words.MAX_SERIAL_WORDS),
+        "boilerplate_texts": (1, len(words.BOILERPLATE)),
+        "repeated_samples": (1, 1 << 20),
+        "tail_rank": (0, config.num_entities),
+        "reasoning_modulus": (2, words.MAX_MODULUS),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"world.{name}={value} must lie in {low}..{high}")

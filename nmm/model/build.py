@@ -15,7 +15,21 @@ def build(config: RunConfig) -> NativeMultimodalModel:
         )
     model = NativeMultimodalModel(config)
     init_weights(model, seed=config.seed)
+    if config.bridge is not None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and learns(name, config))
     return model
+
+
+def learns(name: str, config: RunConfig) -> bool:
+    """Whether stage=bridge trains a parameter. Embedding and head of words never: their gradient would be zero."""
+    if name.startswith("bridge_head."):
+        return True
+    if is_encoder(name) or is_patch(name):
+        return config.stage.train_patch
+    if name.startswith("trunk.blocks."):
+        return int(name.split(".")[2]) in config.trained_blocks
+    return name.startswith("trunk.") and bool(config.trained_blocks)  # the norm after the blocks
 
 
 def is_encoder(name: str) -> bool:

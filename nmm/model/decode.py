@@ -21,6 +21,7 @@ from nmm.batch import END_ID, IMAGE_ID, PAD_ID, Batch
 from nmm.config import RunConfig
 from nmm.model.fusion import NativeMultimodalModel
 from nmm.model.layers import Context, LayerCache
+from nmm.params import pixels_per_position
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def prompt_batch(config: RunConfig, prompts: Sequence[Prompt]) -> Batch:
     pixels = [torch.as_tensor(prompt.patches) for prompt in prompts if prompt.patches is not None]
     return Batch(
         tokens=tokens,
-        patches=torch.cat([torch.zeros(0, M, _values(config), dtype=torch.uint8), *pixels]),
+        patches=torch.cat([torch.zeros(0, M, pixels_per_position(config), dtype=torch.uint8), *pixels]),
         patch_at=is_image.reshape(-1).nonzero().reshape(-1, M),
         document=torch.where(position >= 0, 0, -1).int(),
         image=torch.where(is_image, (is_image.cumsum(dim=1) - 1) // M, -1).int(),
@@ -149,10 +150,6 @@ def _text_batch(prompts: Batch, position_BN: Tensor) -> Batch:
     )
 
 
-def _values(config: RunConfig) -> int:
-    return config.data.channels * config.data.patch_size**2
-
-
 def check_prompt(prompt: Prompt, number: int, config: RunConfig) -> None:
     """Raise ValueError, naming the prompt by its number, unless a model of this config can read it."""
     data, tokens = config.data, prompt.tokens
@@ -166,10 +163,10 @@ def check_prompt(prompt: Prompt, number: int, config: RunConfig) -> None:
         raise ValueError(f"prompt {number} holds token {wrong[0]}; allowed are 1..{data.vocab_size - 1}")
     M, shape = config.tokens_per_image, () if prompt.patches is None else tuple(prompt.patches.shape)
     images = shape[0] if shape else 0
-    if shape and (shape[1:] != (M, _values(config)) or not str(prompt.patches.dtype).endswith("uint8")):
+    if shape and (shape[1:] != (M, pixels_per_position(config)) or not str(prompt.patches.dtype).endswith("uint8")):
         raise ValueError(
             f"prompt {number}: patches are {prompt.patches.dtype} of shape {shape}, they must be uint8 of shape "
-            f"(images, {M}, {_values(config)})"
+            f"(images, {M}, {pixels_per_position(config)})"
         )
     runs = "".join("i" if token == IMAGE_ID else " " for token in tokens).split()
     if sum(map(len, runs)) != images * M or any(len(run) % M for run in runs):

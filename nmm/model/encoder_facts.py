@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nmm.config import RunConfig
 from nmm.model.vision import VisionEncoder
-from nmm.params import pixels_per_patch
+from nmm.params import pixels_per_position
 
 
 def encoder_facts(config: RunConfig) -> dict[str, float]:
@@ -23,7 +23,7 @@ def encoder_facts(config: RunConfig) -> dict[str, float]:
     """
     with torch.device("meta"):
         encoder = VisionEncoder(config)
-        pixels = torch.empty(1, config.tokens_per_image, pixels_per_patch(config))
+        pixels = torch.empty(1, config.tokens_per_image, pixels_per_position(config))
     layers = [m for m in encoder.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     entry: list[float] = []
 

@@ -1,6 +1,7 @@
 """A native multimodal model: patches enter the trunk early (one projection) or late (encoder and connector).
 
-Shape legend: B batch, T position, D width, I images, M patches an image, P values a patch, V vocabulary, G targets.
+Shape legend: B batch, T position, D width, I images, M positions an image (its patches; with pixel shuffle fewer),
+P pixel values of such a position, V vocabulary, C classes, G targets.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from nmm.model.layers import Context, LayerCache, rotary_angles
 from nmm.model.masks import block_mask, dense_mask, lookups
 from nmm.model.moe import Routing
 from nmm.model.trunk import Trunk
-from nmm.model.vision import Connector, VisionEncoder
+from nmm.model.vision import Connector, make_encoder
+from nmm.params import bridge_outputs, pixels_per_position
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,17 @@ class NativeMultimodalModel(nn.Module):
         if config.block.patch_position:
             self.patch_position = nn.Parameter(torch.empty(config.tokens_per_image, size.width))
         if arch.fusion == "late":
-            self.vision: nn.Module = VisionEncoder(config)
+            self.vision: nn.Module = make_encoder(config)
             self.connector: nn.Module = Connector(arch.connector, self.vision.width, size.width)
         else:
             self.vision = nn.Identity()
-            self.connector = nn.Linear(data.channels * data.patch_size**2, size.width, bias=False)
+            self.connector = nn.Linear(pixels_per_position(config), size.width, bias=False)
         self.trunk = Trunk(config)
         self.head = nn.Linear(size.width, data.vocab_size, bias=False)
         if config.block.tied_head:
             self.head.weight = self.embedding.weight
+        if config.bridge is not None:
+            self.bridge_head = nn.Linear(size.width, bridge_outputs(config), bias=False)
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, T) tokens and (I, M, P) patches -> (B, T, D) inputs of the trunk."""
@@ -100,9 +104,16 @@ class NativeMultimodalModel(nn.Module):
         return self.trunk(self.embed(batch), self.context(batch) if context is None else context, caches)
 
     def forward(self, batch: Batch) -> Output:
+        return self._output(batch, self.head)
+
+    def bridge(self, batch: Batch) -> Output:
+        """The same with the head of stage=bridge: logits are those of the label, or pixels, (G, C) or (G, P)."""
+        return self._output(batch, self.bridge_head)
+
+    def _output(self, batch: Batch, head: nn.Module) -> Output:
         x_BTD, routings = self.features(batch)
         at = batch.weights.reshape(-1).nonzero().squeeze(1)
-        return Output(self.head(x_BTD.reshape(-1, x_BTD.shape[-1]).index_select(0, at)), at, routings)
+        return Output(head(x_BTD.reshape(-1, x_BTD.shape[-1]).index_select(0, at)), at, routings)
 
 
 def row_positions(position_BT: Tensor, document_BT: Tensor) -> Tensor:

@@ -7,10 +7,11 @@
 | early patch projection | 0.3 / sqrt(pixels) | patches enter at the scale of the embeddings' sum with positions |
 | patch position | 0.3 | which patch it is must not have to be discovered |
 | matrices of the trunk, router, experts, connector | 1 / sqrt(fan in) | a product keeps the scale of what it reads |
+| projection of a second encoder's features | 1 / sqrt(fan in) | the same |
 | of these, ends of attention and FFN, if block.init=depth | 1 / sqrt(2 depth fan in) | the sum of blocks stays 1 |
 | vision encoder built to size | 1 / sqrt(fan in), positions 0.3, biases 0 | as the trunk, block.init included |
 | vision encoder of a timm name | timm's own, from the run's seed (nmm.model.timm_nets) | each net is made for its own |
-| head | 0 | the first loss is exactly log V |
+| head, and that of labels | 0 | the first loss is exactly log V |
 | gains | 1 | |
 | buffers of the trunk (biases of experts) | 0 | |
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from nmm.config import RunConfig
 from nmm.model import mup
 from nmm.model.fusion import NativeMultimodalModel
+from nmm.params import SIZED
 
 
 def init_weights(model: NativeMultimodalModel, seed: int) -> None:
@@ -38,7 +40,7 @@ def init_weights(model: NativeMultimodalModel, seed: int) -> None:
     for buffer in model.trunk.buffers():
         buffer.zero_()
     for name, parameter in sorted(model.named_parameters()):
-        if name.startswith("vision.") and model.config.arch.vision_model:
+        if is_of_timm(name, model.config):
             continue
         std = _std(name, parameter, model.config)
         with torch.no_grad():
@@ -50,11 +52,18 @@ def init_weights(model: NativeMultimodalModel, seed: int) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
 
+def is_of_timm(name: str, config: RunConfig) -> bool:
+    """True for parameters of a vision encoder that timm made."""
+    if name.startswith("vision.second."):
+        return config.arch.vision_model2 != SIZED
+    return name.startswith("vision.") and name != "vision.project.weight" and bool(config.arch.vision_model)
+
+
 def _std(name: str, parameter: nn.Parameter, config: RunConfig) -> float | None:
     """Standard deviation for a parameter; None means a gain of one."""
     if "norm" in name:
         return 0.0 if name.endswith("bias") else None
-    if name == "head.weight" or name.endswith("bias"):
+    if name in ("head.weight", "bridge_head.weight") or name.endswith("bias"):
         return 0.0
     if name == "embedding.weight":
         return 1 / math.sqrt(config.size.width) if config.block.tied_head else 0.1

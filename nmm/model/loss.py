@@ -12,12 +12,18 @@ from torch import Tensor
 from nmm.batch import Batch
 from nmm.config import RunConfig
 from nmm.model.balancing import balance_losses, loads, router_z_losses
-from nmm.model.fusion import Output
+from nmm.model.fusion import Output, pixels
 
 
 def target_losses(output: Output, batch: Batch) -> Tensor:
     """(G,) cross-entropy in nats of every text target, in fp32."""
     return F.cross_entropy(output.logits.float(), batch.targets.reshape(-1)[output.at], reduction="none")
+
+
+def patch_losses(output: Output, batch: Batch, config: RunConfig) -> Tensor:
+    """(G,) mean squared error, over the pixels of a patch, of every patch that is predicted from those before it."""
+    following = pixels(batch.patches, config.data)[:, 1:].flatten(0, 1)
+    return (output.logits.float() - following).square().mean(dim=-1)
 
 
 def balance_loss(output: Output) -> Tensor:
@@ -30,10 +36,12 @@ def balance_loss(output: Output) -> Tensor:
 def loss_sums(output: Output, batch: Batch, config: RunConfig) -> dict[str, Tensor]:
     """Sums over a micro-batch: ``ce`` and ``z`` over its targets, ``balance`` and ``router_z`` over its rows.
 
-    Losses that are not asked for are left out. Those of the router are means over the layers with experts; ``load``
-    (L, E) counts slots and has no gradient.
+    ``ce`` is the squared error of pixels where stage.objective=next_patch. Losses that are not asked for are left out.
+    Those of the router are means over the layers with experts; ``load`` (L, E) counts slots and has no gradient.
     """
-    sums = {"ce": target_losses(output, batch).sum()}
+    is_pixels = config.bridge is not None and config.stage.objective == "next_patch"
+    losses = patch_losses(output, batch, config) if is_pixels else target_losses(output, batch)
+    sums = {"ce": losses.sum()}
     if config.optim.z_loss_coef:
         sums["z"] = output.logits.float().logsumexp(dim=-1).square().sum()  # arXiv 2204.02311, section 5
     if output.routings:

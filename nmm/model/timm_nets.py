@@ -93,14 +93,14 @@ def _check_positions(net: nn.Module, config: RunConfig) -> None:
         raise ConfigError(
             f"arch.vision_model={name!r} cannot take images of data.image_size={data.image_size}: {_short(reason)}"
         ) from reason
-    if found == config.tokens_per_image:
+    if found == config.patches_per_image:
         return
     side = math.isqrt(found)
     fits = side * side == found and data.image_size % side == 0
     hint = f"set data.patch_size={data.image_size // side}" if fits else "take another data.image_size or net"
     raise ConfigError(
         f"arch.vision_model={name!r} gives {found} features an image, but data.image_size={data.image_size} with "
-        f"data.patch_size={data.patch_size} has {config.tokens_per_image} positions for them; {hint}"
+        f"data.patch_size={data.patch_size} has {config.patches_per_image} positions for them; {hint}"
     )
 
 

@@ -1,10 +1,12 @@
 """The vision encoder of late fusion, fed with our patches: a ViT built to size, or any net of timm; and the connector.
 
-Shape legend: I images, M patches an image, P values a patch, W encoder width, D decoder width.
+Shape legend: I images, M positions an image, P pixel values a position, N patches an image as the net cuts them (M, or
+with pixel shuffle s s M), C channels, W features of a position (s s times the width of the net), D decoder width.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,12 @@ from torch import Tensor, nn
 
 from nmm.config import RunConfig
 from nmm.model.timm_nets import features_shape, load_pretrained, make_net, patch_features
+from nmm.params import encoder_configs
+
+
+def make_encoder(config: RunConfig) -> VisionEncoder | MixedEncoder:
+    """What late fusion puts before its connector: one encoder, or two."""
+    return MixedEncoder(config) if config.arch.vision_model2 else VisionEncoder(config)
 
 
 class VisionEncoder(nn.Module):
@@ -26,15 +34,16 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         data = config.data
-        self.grid = data.image_size // data.patch_size
-        self.patch, self.channels = data.patch_size, data.channels
+        self.grid = data.image_size // config.position_size
+        self.side, self.channels = config.position_size, data.channels
+        self.shuffle = config.arch.pixel_shuffle
         self.frozen = config.arch.vision_frozen
         if config.arch.vision_model:
             self.vit: nn.Module = make_net(config)
-            self.width = features_shape(self.vit, config)[1]
+            self.width = features_shape(self.vit, config)[1] * self.shuffle**2
         else:
             self.vit = sized_vit(config)
-            self.width = config.size.vision_width
+            self.width = config.size.vision_width * self.shuffle**2
         self.requires_grad_(not self.frozen)
         self.train()
 
@@ -43,17 +52,53 @@ class VisionEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, pixels_IMP: Tensor) -> Tensor:
-        g, p, c = self.grid, self.patch, self.channels
+        g, p, c = self.grid, self.side, self.channels
         image = pixels_IMP.view(-1, g, g, c, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, c, g * p, g * p)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return patch_features(self.vit, image)
+            return pixel_shuffled(patch_features(self.vit, image), self.shuffle)
+
+
+def pixel_shuffled(features_INC: Tensor, factor: int) -> Tensor:
+    """(I, N, C) features of a square grid -> (I, N / s s, s s C): s x s neighbours side by side in one position.
+
+    s = ``factor``; the features of a position are those of its upper row from left to right, then of the next row
+    (arXiv 2409.04828, section 2.1, has s = 2).
+    """
+    if factor == 1:
+        return features_INC
+    images, number, width = features_INC.shape
+    grid = math.isqrt(number) // factor
+    blocks = features_INC.view(images, grid, factor, grid, factor, width).transpose(2, 3)
+    return blocks.reshape(images, grid * grid, factor * factor * width)
+
+
+class MixedEncoder(nn.Module):
+    """Two encoders of the same pixels: w times the features of the first and 1 - w times those of the second.
+
+    w is ``arch.vision_mix``, fixed (arXiv 2409.04828, section 2.1). Where the second one has another number of features
+    a position, one matrix brings them to the ``width`` of the first.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        of_first, of_second = encoder_configs(config)
+        self.first = VisionEncoder(of_first)
+        self.second = VisionEncoder(of_second)
+        self.width, self.weight = self.first.width, config.arch.vision_mix
+        same = self.second.width == self.width
+        self.project: nn.Module = nn.Identity() if same else nn.Linear(self.second.width, self.width, bias=False)
+
+    def forward(self, pixels_IMP: Tensor) -> Tensor:
+        return self.weight * self.first(pixels_IMP) + (1 - self.weight) * self.project(self.second(pixels_IMP))
 
 
 def load_vision(encoder: nn.Module, config: RunConfig) -> None:
-    """Fill the encoder from the file ``arch.vision_weights``; without one, and in early fusion, nothing changes."""
-    if config.arch.vision_weights:
-        assert isinstance(encoder, VisionEncoder)
-        load_pretrained(encoder.vit, config)
+    """Fill each encoder from its file of pretrained weights; without one, and in early fusion, nothing changes."""
+    parts = (encoder.first, encoder.second) if isinstance(encoder, MixedEncoder) else (encoder,)
+    for part, own in zip(parts, encoder_configs(config), strict=True):
+        if own.arch.vision_weights:
+            assert isinstance(part, VisionEncoder)
+            load_pretrained(part.vit, own)
 
 
 def sized_vit(config: RunConfig) -> VisionTransformer:

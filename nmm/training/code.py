@@ -74,10 +74,10 @@ def code_fingerprint() -> str:
     return this_code().digest
 
 
-def file_digests(root: Path) -> dict[str, str]:
-    """Module -> digest, of ``BEGINS`` and all of ours under ``root`` that it imports and that decides numbers."""
+def file_digests(root: Path, begins: str = BEGINS) -> dict[str, str]:
+    """Module -> digest, of ``begins`` and all of ours under ``root`` that it imports and that decides numbers."""
     found: dict[str, str] = {}
-    seen, waiting = {BEGINS}, [BEGINS]
+    seen, waiting = {begins}, [begins]
     while waiting:
         module = waiting.pop()
         path = _file(root, module)

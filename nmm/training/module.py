@@ -47,7 +47,7 @@ class TrainingModule(lightning.LightningModule):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sums of ``nmm.model.loss`` over a micro-batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bf16"):
-            output = self.model(batch)
+            output = self.model(batch) if self.config.bridge is None else self.model.bridge(batch)
         return loss_sums(output, batch, self.config)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
@@ -73,6 +73,10 @@ class TrainingModule(lightning.LightningModule):
             value = value.clone()
             dist.all_reduce(value)
         return value
+
+    def learn(self, loss: Tensor, count: Tensor) -> None:
+        """One update from gradients that were accumulated elsewhere (`nmm rft`)."""
+        self._update(loss, count)
 
     def _update(self, loss: Tensor, count: Tensor) -> None:
         """Clip, judge, and update unless the verdict is against it; the step counts either way."""

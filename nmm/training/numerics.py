@@ -71,9 +71,10 @@ def prepare_process(threads: int) -> None:
 
 
 def blocks(model: NativeMultimodalModel) -> list[nn.Module]:
-    """The trunk's blocks, then those of a vision encoder that has any: what is recomputed and sharded one by one."""
-    vision = getattr(getattr(model.vision, "vit", None), "blocks", ())
-    return [*model.trunk.blocks, *vision]
+    """The trunk's blocks, then those of vision encoders that have any: what is recomputed and sharded one by one."""
+    encoders = (model.vision, getattr(model.vision, "first", None), getattr(model.vision, "second", None))
+    vision = (getattr(getattr(encoder, "vit", None), "blocks", ()) for encoder in encoders)
+    return [*model.trunk.blocks, *(block for blocks_of_one in vision for block in blocks_of_one)]
 
 
 def compile_blocks(model: NativeMultimodalModel) -> None:

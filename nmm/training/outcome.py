@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import platform
@@ -35,12 +36,28 @@ def make_record(
     code_history: list[str],
 ) -> dict[str, Any]:
     """The record of a run (schema in ``nmm.record``). Only ``result`` must be the same in every attempt."""
-    params = count_params(config)
     made = result.get("step", config.total_steps)  # a diverged run says where
     tokens = _tokens(config, rows, made, result.get("skipped_samples", {}).get("train", {}))
     flops = training_flops(
         config, tokens["positions"], tokens["image"] / tokens["positions"], tokens["targets"] / tokens["positions"]
     )
+    return assemble(config, run, numerics, status, result, timing, code_history, tokens, flops, rows.holdings)
+
+
+def assemble(
+    config: RunConfig,
+    run: Path,
+    numerics: Numerics,
+    status: str,
+    result: dict[str, Any],
+    timing: dict[str, float],
+    code_history: list[str],
+    tokens: dict[str, Any],
+    flops: dict[str, float],
+    holdings: Any,
+) -> dict[str, Any]:
+    """The record of a run whose tokens and FLOPs were counted elsewhere."""
+    params = count_params(config)
     colour = result.get("class_excess", {}).get("colour")
     tokens_per_second = timing["steps"] * config.tokens_per_step / max(timing["seconds"], 1e-9)
     per_token = flops["total"] / tokens["positions"]
@@ -51,6 +68,7 @@ def make_record(
         "status": status,
         "role": config.role,
         "stage": config.stage.name,
+        "intervention": dataclasses.asdict(config.intervention),
         "arch": config.arch.name,
         "size": config.size.name,
         "seed": config.seed,
@@ -72,7 +90,7 @@ def make_record(
         },
         "flops": flops,
         "tokens": tokens,
-        "data": rows.holdings,
+        "data": holdings,
         "on_plateau": colour is not None and colour > PLATEAU_GATE,
         "wall_seconds": timing["seconds"],
         "tokens_per_second": tokens_per_second,

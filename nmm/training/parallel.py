@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from nmm.config import ConfigError, RunConfig
 from nmm.groups import Trainer
+from nmm.params import SIZED
 from nmm.training.callbacks import StepBoundary
 from nmm.training.exchange import has_images
 from nmm.training.progress import ProgressBar
@@ -158,7 +159,8 @@ def _strategy(config: RunConfig) -> DDPStrategy | ModelParallelStrategy:
     trainer = config.trainer
     if trainer.strategy == "fsdp2":
         return ModelParallelStrategy(data_parallel_size=trainer.world_size, tensor_parallel_size=1)
-    foreign = bool(config.arch.vision_model)  # may have parameters that its features do not use, and running statistics
+    nets = {config.arch.vision_model, config.arch.vision_model2}
+    foreign = bool(nets - {"", SIZED})  # may have parameters that its features do not use, and running statistics
     return DDPStrategy(
         find_unused_parameters=foreign or not has_images(config),  # else all are used in every batch: ``with_image``
         broadcast_buffers=foreign,  # our own, biases of experts, move alike on every rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import json
@@ -13,13 +14,14 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from nmm import __version__
 from nmm.batch import Batch
-from nmm.config import RunConfig, canonical_json, identity, to_dict
+from nmm.bridge import Test
+from nmm.config import ConfigError, RunConfig, canonical_json, identity, to_dict
 from nmm.config import run_id as make_run_id
 from nmm.data.indexed import IndexedSources
 from nmm.data.loader import TrainLoader, val_batches, worker_errors
@@ -31,12 +33,12 @@ from nmm.evaluate import evaluate
 from nmm.groups import Data
 from nmm.model.build import build
 from nmm.model.fusion import NativeMultimodalModel
-from nmm.model.vision import load_vision
 from nmm.record import DISK_ERRNOS, Attempt, DiskError, RecordError, begin_attempt, publish, read_record, write_config
-from nmm.sft import grade, make_exam
-from nmm.start import load_start
+from nmm.sft import Exam
+from nmm.start import initial_model
 from nmm.training import checkpoint
 from nmm.training.callbacks import StepBoundary, flat, wandb_mirror
+from nmm.training.exams import exam_of, grades, weight_facts
 from nmm.training.failure import ChangedData, cause_of
 from nmm.training.module import TrainingModule
 from nmm.training.numerics import Numerics, choose, compile_blocks, prepare_process, recompute_blocks
@@ -52,27 +54,35 @@ EVAL_BATCH_ROWS = 16
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def execute(config: RunConfig, directory: Path) -> dict[str, Any]:
+# config, run directory, attempt (None on ranks above 0), stop flag -> the published record
+Work: TypeAlias = Callable[[RunConfig, Path, Attempt | None, StopFlag], dict[str, Any]]
+
+
+def execute(config: RunConfig, directory: Path, work: Work | None = None) -> dict[str, Any]:
     """Train ``config`` in ``directory`` (the run directory, named by the run id) and return the published record.
+
+    ``work`` does it; None: this module, which knows all stages but rft.
 
     A finished run returns its record at once. A half-finished one goes on from its newest valid checkpoint, a branch
     without one from its trunk's. Raises ``Interrupted`` when a signal stopped it, ``DiskError`` when nothing can be
     written, and whatever error ended it.
     """
+    if config.stage.name == "rft" and work is None:
+        raise ConfigError(f"{directory} is a run of stage rft: go on with it by the `nmm rft` command that began it")
     _quiet()
     prepare_process(config.trainer.threads)
     join(config)
     flag = StopFlag()
     with flag.listening():  # from here on a signal ends an attempt in order; before, there is none to end
         done = from_main(lambda: read_record(directory))
-        return done if done is not None else _attempt(config, directory, flag)
+        return done if done is not None else _attempt(config, directory, flag, work or _run)
 
 
-def _attempt(config: RunConfig, directory: Path, flag: StopFlag) -> dict[str, Any]:
+def _attempt(config: RunConfig, directory: Path, flag: StopFlag, work: Work) -> dict[str, Any]:
     """Begin, run, and say how it ended, whatever happens."""
     attempt = on_main(lambda: _open_attempt(config, directory))
     try:
-        record = _run(config, directory, attempt, flag)
+        record = work(config, directory, attempt, flag)
     except BaseException as error:
         if attempt is not None:
             _end(attempt, error)
@@ -116,19 +126,15 @@ def _run(config: RunConfig, directory: Path, attempt: Attempt | None, flag: Stop
     on_main(lambda: check_room(config, directory))
     shards = shards_of(config)
     on_main(lambda: _check_validation(config))  # too few held-out rows are better reported before the first step
-    exam = None
-    if config.stage.name == "sft":
-        assert isinstance(shards, Shards)  # nmm.validation
-        rendered = shards
-        exam = on_main(lambda: make_exam(rendered, config))
+    exam = on_main(lambda: exam_of(config, shards))
     rows = rows_of(shards, config)
     if config.trainer.world_size == 1:  # several ranks must stop together: before the first step
         flag.check(0)
-    module, state = _begin(config, directory, attempt)
+    module, state = begin(config, directory, attempt)
     begun, began_at = state.step, time.monotonic()
     with wandb_mirror(config, attempt.path if attempt is not None else None) as mirror:
         try:
-            _train(config, module, state, rows, attempt, mirror, flag)
+            _train(config, module, state, rows, attempt, mirror, flag, exam)
             status, result = "done", {}
         except Diverged as error:
             status, result = "diverged", {"error": str(error), "cause": error.cause, "step": error.step}
@@ -138,18 +144,18 @@ def _run(config: RunConfig, directory: Path, attempt: Attempt | None, flag: Stop
             return {"status": status}
         if status == "done":
             result = _evaluate(config, model, flag, module.step)
-            if exam is not None:
-                result["sft"] = grade(model, exam)
+            result |= grades(config, model, exam, flag, module.step) if exam is not None else {}
             final = {"step": module.step, **flat(result)}
             attempt.log_metrics(final)
             mirror(final)
+            result |= weight_facts(model, exam)
     result |= {"order_hash": state.order_hash, "weights_sha256": weights_digest(model)}
     result |= {"skipped_steps": module.guard.skipped, "skipped_samples": _skipped(config, state)}
     record = make_record(config, directory, rows, module.numerics, status, result, timing, state.code_history)
     return publish(directory, attempt, record)
 
 
-def _begin(
+def begin(
     config: RunConfig, directory: Path, attempt: Attempt | None
 ) -> tuple[TrainingModule, checkpoint.TrainingState]:
     """Model, optimizer and state at step 0, or as the newest checkpoint has them."""
@@ -157,10 +163,7 @@ def _begin(
     start, chosen = from_main(lambda: (checkpoint.starting_point(directory, config, say), choose(config)))
     content = checkpoint.load(start, config, say) if start is not None else None
     numerics = Numerics(**content["numerics"]) if content else chosen
-    model = build(config)
-    if content is None:
-        load_vision(model.vision, config)
-        load_start(model, config)
+    model = initial_model(config) if content is None else build(config)
     if config.trainer.world_size > 1 and config.trainer.strategy == "fsdp2":
         shard(model, device_of(config), numerics.precision)
     module = TrainingModule(config, model, numerics)
@@ -181,6 +184,7 @@ def _train(
     attempt: Attempt | None,
     mirror: Callable[[dict[str, Any]], None],
     flag: StopFlag,
+    exam: Exam | Test | None,
 ) -> None:
     """The steps from ``state`` to the end of the run."""
     remaining = config.total_steps - state.step
@@ -202,7 +206,7 @@ def _train(
     )
     if state.loader:
         loader.load_state_dict(state.loader)
-    evaluate_now = functools.partial(_evaluate_now, config, module, flag)
+    evaluate_now = functools.partial(_evaluate_now, config, module, exam, flag)
     boundary = StepBoundary(
         config,
         attempt,
@@ -228,10 +232,16 @@ def _planned_samples(config: RunConfig, rows: RowSource) -> int:
     return rows.planned_samples(config.total_steps * config.trainer.rows_per_step)
 
 
-def _evaluate_now(config: RunConfig, module: TrainingModule, flag: StopFlag) -> dict[str, Any]:
-    """Between two steps: all ranks call it, rank 0 evaluates."""
+def _evaluate_now(
+    config: RunConfig, module: TrainingModule, exam: Exam | Test | None, flag: StopFlag
+) -> dict[str, Any]:
+    """Between two steps: all ranks call it, rank 0 evaluates; of a bridge its labels only."""
     model = unsharded(module.model, device_of(config))
-    return _evaluate(config, model, flag, module.step) if model is not None else {}
+    if model is None:
+        return {}
+    if isinstance(exam, Test):
+        return grades(config, model, exam, flag, module.step)
+    return _evaluate(config, model, flag, module.step)
 
 
 def _evaluate(config: RunConfig, model: NativeMultimodalModel, flag: StopFlag, step: int) -> dict[str, Any]:
@@ -241,13 +251,13 @@ def _evaluate(config: RunConfig, model: NativeMultimodalModel, flag: StopFlag, s
         for source, parts in validation(config).items()
     }
     shards = shards_of(config)
-    weights = token_weights(shards, config.data) if isinstance(shards, IndexedSources) else config.data.mixture
+    weights = token_weights(shards, config.row_data) if isinstance(shards, IndexedSources) else config.data.mixture
     return evaluate(model, batches, weights)
 
 
 def validation(config: RunConfig) -> dict[str, list[Batch]]:
     """The held-out rows of every source: the same tokens for every run, kept for the life of the process."""
-    return _held_out(canonical_json(to_dict(config)["data"]))
+    return _held_out(canonical_json(dataclasses.asdict(config.row_data)))
 
 
 def _check_validation(config: RunConfig) -> None:
@@ -295,7 +305,7 @@ def _data(content: str) -> Data:
 
 def rows_of(shards: Shards | IndexedSources, config: RunConfig) -> RowSource:
     """The training rows of a config."""
-    return row_source(shards, config.data, config.seed, stage=config.stage.name)
+    return row_source(shards, config.row_data, config.seed, stage=config.stage.name, bridge=config.bridge)
 
 
 def _quiet() -> None:

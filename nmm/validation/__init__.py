@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nmm.validation.bridge import trained_blocks as trained_blocks
+from nmm.validation.bridge import validate_bridge
 from nmm.validation.data import validate_data as validate_data
 from nmm.validation.model import validate_experts, validate_shapes, validate_vision
+from nmm.validation.rft import validate_rft
 from nmm.validation.run import validate_budget, validate_lineage, validate_optim, validate_ranks, validate_start
 from nmm.validation.tables import CHOICES, NOT_NEGATIVE, POSITIVE
 from nmm.validation.tables import ConfigError as ConfigError
@@ -43,4 +46,6 @@ def validate(config: RunConfig) -> RunConfig:
     validate_budget(config)
     validate_data(config)
     validate_lineage(config)
+    validate_rft(config)
+    validate_bridge(config)
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from nmm.validation.tables import ConfigError
@@ -21,6 +22,7 @@ def validate_data(config: RunConfig) -> None:
             raise ConfigError(f"data.{name}={value} must lie in {allowed}")
     if not 0 < data.crop_scale <= 1:
         raise ConfigError(f"data.crop_scale={data.crop_scale} must lie in (0, 1], 1 for centre crops")
+    _validate_tiles(config)
     if data.sources:
         _validate_sources(config)
     elif data.weights != "tokens" or data.crop_scale < 1 or data.flip or data.cut_text or data.val_fraction:
@@ -35,6 +37,39 @@ def validate_data(config: RunConfig) -> None:
             raise ConfigError(f"data.{name}={value} must lie in [0, 1], a share of the positions")
     if not mixture or any(w < 0 for w in mixture.values()) or not sum(mixture.values()) > 0:
         raise ConfigError(f"data.mixture={mixture} needs non-negative weights with a positive sum")
+
+
+def _validate_tiles(config: RunConfig) -> None:
+    """Refuse tiles that no picture would be cut into, that do not fit a row, or of pictures cropped at random."""
+    data = config.data
+    if data.sources and data.picture_size:
+        raise ConfigError(f"data.picture_size={data.picture_size} is for rendered shards; pictures of data.sources may "
+                          "have any size, leave it at 0")  # fmt: skip
+    if data.picture_size and data.picture_size == data.image_size:
+        raise ConfigError(f"data.picture_size={data.picture_size} is data.image_size; leave it at 0, which means that")
+    if data.tiles == 1:
+        return
+    images = data.tiles + 1
+    if not data.sources:
+        side, picture = data.image_size, data.picture_size or data.image_size
+        a_side = range(1, math.isqrt(data.tiles) + 1)
+        images = 1 + min(a_side, key=lambda number: abs((number * side) ** 2 - picture**2)) ** 2
+        if images == 2:
+            raise ConfigError(
+                f"data.tiles={data.tiles} with data.image_size={side}: rendered pictures are squares of {picture} "
+                f"pixels and would be one tile; set data.picture_size to {2 * side} or more, which the shards must "
+                "have, and tiles to 4 or more"
+            )
+    if images * config.tokens_per_image >= data.context_length:
+        raise ConfigError(
+            f"data.tiles={data.tiles}: a picture can be {images} images of {config.tokens_per_image} positions, and "
+            f"data.context_length={data.context_length} leaves no room for text; raise it, or take fewer tiles"
+        )
+    if data.crop_scale < 1:
+        raise ConfigError(
+            f"data.crop_scale={data.crop_scale} with data.tiles={data.tiles}: how many tiles a random crop has is not "
+            "known before it is drawn; set crop_scale=1 (data.flip works with tiles)"
+        )
 
 
 def _validate_sources(config: RunConfig) -> None:
@@ -62,5 +97,5 @@ def _validate_sources(config: RunConfig) -> None:
             "start=hf with data.sources: tokens of an indexed source have other ids than in the start's own vocabulary "
             "(three special words come first); set start.embeddings=fresh"
         )
-    if config.stage.name == "sft":
-        raise ConfigError("stage.name=sft needs the questions of a rendered world (data=world); data.sources have none")
+    if config.stage.name in ("sft", "rft"):
+        raise ConfigError(f"stage.name={config.stage.name} needs the questions of a rendered world (data=world); data.sources have none")

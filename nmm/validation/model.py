@@ -42,8 +42,17 @@ def validate_shapes(config: RunConfig) -> None:
         )
     if size.num_heads % config.num_kv_heads:
         raise ConfigError(f"size.num_heads={size.num_heads} is not a multiple of size.num_kv_heads={size.num_kv_heads}")
+    if config.arch.pixel_shuffle not in (1, 2):
+        raise ConfigError(
+            f"arch.pixel_shuffle={config.arch.pixel_shuffle} must be 1 (off) or 2: 2 x 2 patches make one position"
+        )
     if data.image_size % data.patch_size:
         raise ConfigError(f"data.image_size={data.image_size} is not a multiple of data.patch_size={data.patch_size}")
+    if data.image_size % config.position_size:
+        raise ConfigError(
+            f"data.image_size={data.image_size} has {data.image_size // data.patch_size} patches a side, no multiple "
+            f"of arch.pixel_shuffle={config.arch.pixel_shuffle}; choose another data.patch_size, or pixel_shuffle=1"
+        )
     if config.tokens_per_image >= data.context_length:
         raise ConfigError(
             f"an image takes {config.tokens_per_image} tokens, data.context_length={data.context_length} leaves no "
@@ -79,6 +88,44 @@ def validate_vision(config: RunConfig) -> None:
                           "encoder already; leave one of the two out")  # fmt: skip
     if arch.vision_frozen and not (arch.vision_weights or config.start.kind == "run"):
         raise ConfigError("arch.vision_frozen=true freezes random weights; give arch.vision_weights or start=run")
+    _validate_second(config)
+
+
+def _validate_second(config: RunConfig) -> None:
+    """Refuse a second encoder that cannot be, or options of one without it."""
+    arch, net = config.arch, config.arch.vision_model2
+    if not net:
+        if arch.vision_weights2 or arch.vision_frozen2 or arch.vision_patch2:
+            raise ConfigError(
+                f"arch.vision_weights2={arch.vision_weights2!r}, vision_frozen2={arch.vision_frozen2}, vision_patch2="
+                f'{arch.vision_patch2} are for a second encoder; set arch.vision_model2 ("sized" or a timm name)'
+            )
+        return
+    if arch.fusion != "late":
+        raise ConfigError(
+            f"arch.vision_model2={net!r} needs arch.fusion=late: early fusion has no encoder, and the weighted mean of "
+            "two patch projections is one projection again"
+        )
+    if not 0 < arch.vision_mix < 1:
+        raise ConfigError(f"arch.vision_mix={arch.vision_mix} must lie between 0 and 1, where one encoder is unused")
+    patch = arch.vision_patch2 or config.data.patch_size
+    if patch < 1 or config.position_size % patch:
+        raise ConfigError(
+            f"arch.vision_patch2={patch} must divide {config.position_size}, the pixels of a position (data.patch_size="
+            f"{config.data.patch_size} x arch.pixel_shuffle={arch.pixel_shuffle}): each position needs whole patches"
+        )
+    if net != "sized" and arch.pairing != "none" and config.size.paired:
+        raise ConfigError(f"arch.vision_model2={net!r}: pairing knows only the ViT of conf/size; set arch.pairing=none")
+    if arch.vision_weights2 and net == "sized":
+        raise ConfigError(f"arch.vision_weights2={arch.vision_weights2!r} needs arch.vision_model2 to be the timm name "
+                          "of what the file holds")  # fmt: skip
+    if arch.vision_weights2 and config.start.kind == "run":
+        raise ConfigError(f"arch.vision_weights2={arch.vision_weights2!r} with start=run: the weights of the run have "
+                          "this encoder already; leave one of the two out")  # fmt: skip
+    if arch.vision_frozen2 and not (arch.vision_weights2 or config.start.kind == "run"):
+        raise ConfigError("arch.vision_frozen2=true freezes random weights; give arch.vision_weights2 or start=run")
+    if config.optim.mup:
+        raise ConfigError(f"optim.mup with arch.vision_model2={net!r}: muP has no rule for mixed encoders; drop one")
 
 
 def validate_experts(config: RunConfig) -> None:

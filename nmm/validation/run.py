@@ -35,6 +35,8 @@ def validate_start(config: RunConfig) -> None:
                           "scratch has none")  # fmt: skip
     if start.embeddings == "fresh" and start.kind == "scratch":
         raise ConfigError("start.embeddings=fresh: from scratch all weights are fresh; leave it at load")
+    if config.stage.name == "rft" and start.kind != "run":
+        raise ConfigError(f"stage=rft with start.kind={start.kind}: it goes on from a run of ours, `nmm rft run=RUN`")
     if config.stage.name == "sft" and start.kind == "scratch":
         raise ConfigError("stage=sft tunes a pretrained model: add start=run start.path=RUN_DIRECTORY (or start=hf)")
 

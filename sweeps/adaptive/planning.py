@@ -57,6 +57,11 @@ class NextRuns:
 def ready(directory: Path) -> tuple[list[Entry], Finished]:
     """The manifest and what of it is finished. Raises ``SweepError`` while runs are open."""
     entries = manifest.read(directory)
+    if any(entry.arm for entry in entries):
+        raise SweepError(
+            f"{directory} compares arms, and runs are added to all arms alike: give its sweep more sizes or seeds and "
+            "plan again, or other token counts into a new directory"
+        )
     found = finished(directory, entries)
     check_all_ended(directory, found)
     return entries, found

@@ -105,7 +105,7 @@ def _resized(known: Sequence[Shape], size: Size, column: str) -> Shape | None:
     """The recipe of the nearest size with another size in it; None where that is no model (no room for a decoder)."""
     made = []
     for near in known:
-        arch = dataclasses.replace(near.base.arch, vision_facts={})
+        arch = dataclasses.replace(near.base.arch, vision_facts={}, vision_facts2={})
         try:
             base = count_encoder(validate(dataclasses.replace(near.base, size=size, arch=arch)))
             made.append((near, _shape(base, near.grid, column)))

@@ -54,8 +54,10 @@ const wanted = run => {
 };
 
 // --------------------------------------------------------------------------------------------------------- the table
+const HAS_ARMS = data.runs.some(r => r.arm);
 const COLUMNS = [
-  ["state", "state", r => data.order.indexOf(r.state)], ["run", "run_id", r => r.run_id], ["arch", "arch", r => r.arch],
+  ["state", "state", r => data.order.indexOf(r.state)], ["run", "run_id", r => r.run_id],
+  ...(HAS_ARMS ? [["arm", "arm", r => r.arm]] : []), ["arch", "arch", r => r.arch],
   ["size", "size", r => r.size.replace(/\d+/g, digits => digits.padStart(9, "0"))],
   ["seed", "seed", r => r.seed], ["role", "role", r => r.role], ["step", "step", r => r.step / r.total_steps],
   ["tokens/s", "speed", r => r.tokens_per_second ?? -1], ["time left", "left", r => r.seconds_left ?? -1],
@@ -76,7 +78,7 @@ const cells = run => {
   const why = `${run.cause ? run.cause + ": " : ""}${silent}${run.error || run.where}`;
   const named = add(run.run_id);
   if (why) named.append(make("div", {class: "why"}, why));
-  for (const text of [run.arch, run.size]) add(text);
+  for (const text of [...(HAS_ARMS ? [run.arm] : []), run.arch, run.size]) add(text);
   add(run.seed, "number");
   add(run.role);
   const step = add("", "number");
@@ -107,8 +109,9 @@ const drawTable = runs => {
 };
 
 // -------------------------------------------------------------------------------------------------------- the curves
-const archs = [...new Set(data.runs.map(r => r.arch))].sort();
-const colour = arch => `--s:var(--c${archs.indexOf(arch) % 8})`;
+const groupOf = HAS_ARMS ? r => r.arm : r => r.arch;
+const groups = [...new Set(data.runs.map(groupOf))].sort();
+const colour = group => `--s:var(--c${groups.indexOf(group) % 8})`;
 const AXES = {
   tokens: ["training tokens (positions)", (r, step) => step * r.tokens_per_step],
   flops: ["training compute of the whole path (FLOPs)", (r, step) => step * r.flops_per_step],
@@ -157,7 +160,7 @@ const drawChart = runs => {
   svg.append(draw("text", {x: (L + W - R) / 2, y: H - 10, "text-anchor": "middle"}, axis[0]));
   svg.append(draw("text", {x: 18, y: (T + H - B) / 2, "text-anchor": "middle", transform: `rotate(-90 18 ${(T + H - B) / 2})`}, "training loss (nats per token)"));
   for (const [run, curve] of lines) {
-    const group = draw("g", {"data-run": run.run_id, style: colour(run.arch)});
+    const group = draw("g", {"data-run": run.run_id, style: colour(groupOf(run))});
     const path = ([steps, losses], kind) => {
       const at = steps.map((step, i) => [px(axis[1](run, step)), py(losses[i])]);
       for (const [x, y] of at) dots.push([x, y, run, kind]);
@@ -205,7 +208,7 @@ const drawLegend = () => {
     it.append(make("i", {style, class: kind}), text);
     return it;
   };
-  const named = archs.map(arch => line(colour(arch), arch));
+  const named = groups.map(group => line(colour(group), group));
   const lost = Object.values(data.curves).some(c => c.lost.length), resumed = Object.values(data.curves).some(c => c.resumed_at.length);
   if (resumed) named.push(make("span", {}, "\u25cb a later attempt went on"));
   if (lost) named.push(line("--s:var(--soft)", "lost work, made again", "lost"));
@@ -226,7 +229,7 @@ const again = () => {
   location.reload();
 };
 const start = () => {
-  for (const run of data.runs) run.text = [run.run_id, run.arch, run.size, run.role, run.state, run.cause, run.error, run.where].join(" ").toLowerCase();
+  for (const run of data.runs) run.text = [run.run_id, run.arm, run.arch, run.size, run.role, run.state, run.cause, run.error, run.where].join(" ").toLowerCase();
   for (const it of document.querySelectorAll(".counts a"))
     it.onclick = event => { event.preventDefault(); choose("state", chosen.get("state") === it.dataset.state ? "" : it.dataset.state); };
   $("q").value = chosen.get("q") || "";

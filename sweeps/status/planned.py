@@ -29,6 +29,7 @@ class Planned:
     log_every: int
     flops: float
     seconds: float
+    arm: str = ""  # of a comparison of recipes
 
     @property
     def shape(self) -> Shape:
@@ -87,6 +88,7 @@ def _parse(line: str, where: str) -> Planned:
             log_every=max(1, int(config["trainer"]["log_every_steps"])),
             flops=float(cost["flops"]),
             seconds=float(cost["seconds"]),
+            arm=str(config.get("intervention", {}).get("arm", "")),
         )
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ManifestError(

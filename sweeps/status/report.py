@@ -65,6 +65,16 @@ class Report:
         return dict(Counter(s.cause for s in self.states if s.state == "failed").most_common())
 
     @property
+    def arms(self) -> dict[str, tuple[int, int]]:
+        """Arm -> how many of its runs are done, and how many it has. Empty without arms."""
+        done: dict[str, tuple[int, int]] = {}
+        for state in self.states:
+            if state.run.arm:
+                finished, total = done.get(state.run.arm, (0, 0))
+                done[state.run.arm] = finished + (state.state == "done"), total + 1
+        return dict(sorted(done.items()))
+
+    @property
     def alarms(self) -> list[str]:
         """Files that say that two finishers of a run disagreed."""
         return [path for state in self.states for path in state.alarms]
@@ -105,6 +115,7 @@ class Report:
             "written": self.written,
             "counts": self.counts,
             "causes": self.causes,
+            "arms": {name: list(counts) for name, counts in self.arms.items()},
             "problems": [asdict(problem) for problem in self.problems],
             "alarms": self.alarms,
             "warnings": self.warnings,

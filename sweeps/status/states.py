@@ -233,7 +233,7 @@ def as_row(state: RunState) -> dict[str, Any]:
     run = state.run
     return {
         "run_id": run.run_id, "state": state.state, "cause": state.cause, "error": state.error, "log": state.log,
-        "arch": run.arch, "size": run.size, "seed": run.seed, "role": run.role, "parent": run.parent_id,
+        "arm": run.arm, "arch": run.arch, "size": run.size, "seed": run.seed, "role": run.role, "parent": run.parent_id,
         "attempts": state.attempts, "step": state.step, "total_steps": run.total_steps,
         "parent_step": run.parent_step, "tokens_per_step": run.tokens_per_step, "steps_made": state.steps_made,
         "tokens_per_second": state.tokens_per_second, "seconds_left": state.seconds_left, "loss": _finite(state.loss),

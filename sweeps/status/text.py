@@ -26,7 +26,7 @@ def headline(report: Report) -> str:
 def lines(report: Report) -> list[str]:
     """Everything, most urgent first."""
     found = [line for problem in report.problems if problem.kind == "alarm" for line in _problem(problem)]
-    found += [headline(report), *(f"note: {warning}" for warning in report.warnings)]
+    found += [headline(report), *_arms(report), *(f"note: {warning}" for warning in report.warnings)]
     running = [state for state in report.states if state.state == "running"]
     found += [f"  {_running(state)}" for state in running[:MOST_RUNNING]]
     if len(running) > MOST_RUNNING:
@@ -35,11 +35,18 @@ def lines(report: Report) -> list[str]:
     return [*found, *_attempts(report), _flops(report), closing(report)]
 
 
+def _arms(report: Report) -> list[str]:
+    if not report.arms:
+        return []
+    return ["arms: " + ", ".join(f"{name} {done}/{total} done" for name, (done, total) in report.arms.items())]
+
+
 def _running(state: RunState) -> str:
     run = state.run
     speed = f"{big(state.tokens_per_second)} tokens/s" if state.tokens_per_second else "no speed yet"
     left = f"about {duration(state.seconds_left)} left" if state.seconds_left is not None else "time left unknown"
-    return f"running: {run.run_id}  step {state.step}/{run.total_steps}  {speed}  {left}  ({state.where})"
+    name = f"{run.arm}: {run.run_id}" if run.arm else run.run_id
+    return f"running: {name}  step {state.step}/{run.total_steps}  {speed}  {left}  ({state.where})"
 
 
 def _problem(problem: Problem) -> list[str]:

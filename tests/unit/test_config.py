@@ -42,6 +42,8 @@ FREE = {
     "logger.project",
     "arch.vision_weights",  # its digest counts
     "arch.vision_facts",  # follow from the model's name
+    "arch.vision_weights2",
+    "arch.vision_facts2",
     "data.path",
     "data.world",
     "start.path",  # its digest counts

@@ -69,6 +69,18 @@ COUNTED: list[tuple[str, dict[str, Any]]] = [
     ("early", {"block": SWIGLU | {"tied_head": True, "patch_position": False, "norm": "layer", "qk_norm": "width"}}),
     ("early", {"size": {"num_kv_heads": 1}, "block": {"rope": "2d"}}),
     ("early", {"size": {"head_dim": 24, "hidden": 50}, "block": {"qk_norm": "none"}}),
+    ("early", {"arch": {"pixel_shuffle": 2}, "data": {"patch_size": 4}}),
+    ("late", {"arch": {"pixel_shuffle": 2, "connector": "mlp"}, "data": {"patch_size": 4}}),
+    ("late", {"arch": {"vision_model2": "sized"}}),
+    ("late", {"arch": {"vision_model2": "sized", "vision_patch2": 4, "pairing": "none"}, "block": SWIGLU}),
+    (
+        "late",
+        {
+            "arch": {"vision_model2": "sized", "vision_patch2": 8, "pixel_shuffle": 2, "pairing": "none"},
+            "data": {"patch_size": 4},
+        },
+    ),
+    ("late", {"arch": {"vision_model2": "test_vit", "vision_patch2": 16, "pixel_shuffle": 2, "pairing": "none"}}),
     ("moe", {"arch": {"top_k": 2, "num_experts": 4}}),
     ("moe", {"arch": {"shared_experts": 1, "granularity": 2}, "block": SWIGLU}),
     ("moe", {"arch": {"moe_every": 2}}),

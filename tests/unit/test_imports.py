@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "nmm.flops": (*L0, "nmm.params"),
     "nmm.memory": (*L0, "nmm.params", "nmm.flops"),
     "nmm.origin": ("nmm.config", "nmm.record"),
-    "nmm.resolve": (*L0, "nmm.flops", "nmm.origin", "nmm.data", "nmm.model.encoder_facts"),
+    "nmm.resolve": (*L0, "nmm.flops", "nmm.params", "nmm.origin", "nmm.data", "nmm.model.encoder_facts"),
     "nmm.safety": ("nmm.config",),
     "nmm.compose": ("nmm.config", "nmm.safety"),
     "nmm.data": L0,
@@ -34,8 +34,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "nmm.evaluate": (*L0, "nmm.flops", "nmm.data", "nmm.model"),
     "nmm.generate": (*L0, "nmm.flops", "nmm.data", "nmm.model"),
     "nmm.sft": (*L0, "nmm.data", "nmm.model", "nmm.generate"),
-    "nmm.start": (*L0, "nmm.origin", "nmm.model"),
-    "nmm.training": (*L0, *L1, "nmm.data", "nmm.model", "nmm.evaluate", "nmm.start", "nmm.sft"),
+    "nmm.start": (*L0, "nmm.origin", "nmm.model", "nmm.transform"),
+    "nmm.transform": ("nmm.data.counter_rng",),
+    "nmm.bridge": (*L0, "nmm.data", "nmm.model", "nmm.start"),
+    "nmm.training": (*L0, *L1, "nmm.data", "nmm.model", "nmm.evaluate", "nmm.start", "nmm.sft", "nmm.bridge"),
+    "nmm.interventions": ("nmm",),
     "nmm.frozen": ("nmm.config", "nmm.record"),
     "nmm.doors": ("nmm.config", "nmm.record"),
     "nmm.train": (*L0, "nmm.doors", "nmm.training", "nmm.resolve", "nmm.compose", "nmm.safety", "nmm.frozen"),
@@ -55,7 +58,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "nmm.export",
         "nmm.generate_command",
         "nmm.index_command",
+        "nmm.interventions",
         "sweeps.commands",
+        "sweeps.interventions.command",
         "analysis.commands",
     ),
     "sweeps": (
@@ -67,6 +72,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "nmm.compose",
         "nmm.safety",
         "nmm.frozen",
+        "nmm.interventions.passk",  # counts answers; no torch
     ),
     "analysis": ("nmm.record",),
 }
@@ -89,6 +95,9 @@ OWNERS: dict[str, tuple[str, ...]] = {
         "nmm.evaluate",
         "nmm.generate",
         "nmm.start",
+        "nmm.interventions",
+        "nmm.transform",
+        "nmm.bridge",
     ),
 }
 
@@ -215,6 +224,8 @@ def planted(root: Path, file: str, code: str) -> None:
 def test_torch_is_not_loaded_on_the_way_either() -> None:
     light = "nmm.resolve, nmm.compose, nmm.commands, nmm.describe, nmm.cli, sweeps.commands, nmm.data.shards"
     light += ", nmm.data_command, nmm.data_tables, nmm.data.stats, nmm.data.view_rows"
+    light += ", sweeps.interventions.bridge, sweeps.interventions.guide"
+    light += ", sweeps.interventions.pieces, sweeps.interventions.soup, sweeps.interventions.command"
     code = f"import sys, {light}; print([m for m in ('torch', 'lightning', 'matplotlib', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

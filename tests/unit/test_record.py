@@ -246,7 +246,8 @@ COLUMNS = """
 run_id sweep arch size seed trunk_id status n_total n_non_embedding n_active n_active_non_embedding
 n_decoder_non_embedding n_vision tokens text_tokens image_tokens flops_6nd flops_exact loss_caption loss_interleaved
 loss_text loss_avg loss_mixture entropy_caption entropy_interleaved entropy_text entropy_avg entropy_mixture
-colour_excess on_plateau wall_seconds tokens_per_second steps order_hash unique_tokens
+colour_excess on_plateau wall_seconds tokens_per_second steps order_hash unique_tokens arm charged_flops
+loss_grounded entropy_grounded
 """
 
 
@@ -288,18 +289,29 @@ def test_a_row_has_the_promised_columns() -> None:
 
 
 def test_records_of_older_schemas_have_the_same_columns(tmp_path: Path) -> None:
-    """Schema 2 added what experts took, 4 which code it was: to the record, not to the table."""
+    """Schema 2 added what experts took, 4 which code it was: to the record, not to the table. 5 added the arm
+    and what is grounded."""
     old = {**make_record("a"), "schema": 1}
     routed = {**old, "run_id": "b", "schema": 2, "result": {**old["result"], "routing": {"all": [{"layer": 0}]}}}
     counted = {**routed, "run_id": "c", "schema": 3, "data": {}, "tokens": {**old["tokens"], "unique": 90}}
     coded = {**counted, "run_id": "d", "schema": 4, "versions": {"code": "c0de", "code_history": ["c0de"]}}
-    for record in (old, routed, counted, coded):
+    labels = {"method": "filter", "arm": "lowest", "charged_flops": 2e9}
+    labelled = {**coded, "run_id": "e", "schema": 5, "intervention": labels}
+    grounded = {"loss": 0.4, "entropy": 0.1, "targets": 9, "loss_tail": 0.6, "entropy_tail": None, "targets_tail": 2}
+    looked = {**labelled, "run_id": "f", "result": {**labelled["result"], "grounded": grounded}}
+    for record in (old, routed, counted, coded, labelled, looked):
         write_json(tmp_path / record["run_id"] / "record.json", record)
-    first, second, third, fourth = load_table(tmp_path)
+    first, second, third, fourth, fifth, sixth = load_table(tmp_path)
     assert sorted(first) == sorted(COLUMNS.split())
     assert repr({**first, "run_id": "b"}) == repr(second)  # repr: unknown entropies are NaN
     assert repr({**second, "run_id": "c", "unique_tokens": 90.0}) == repr(third)
     assert repr({**third, "run_id": "d"}) == repr(fourth)
+    assert (first["arm"], first["charged_flops"]) == ("", 0.0)
+    assert repr({**fourth, "run_id": "e", "arm": "lowest", "charged_flops": 2e9}) == repr(fifth)
+    assert math.isnan(fifth["loss_grounded"])
+    assert "loss_grounded_tail" not in fifth
+    assert (sixth["loss_grounded"], sixth["entropy_grounded"], sixth["loss_grounded_tail"]) == (0.4, 0.1, 0.6)
+    assert math.isnan(sixth["entropy_grounded_tail"])
 
 
 def test_the_table_holds_finished_points_only(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_nothing_leaves_the_folder(tmp_path: Path, name: str, capsys: pytest.Cap
         delivered(shard)
     after = tree(tmp_path)
     assert {name: after[name] for name in before} == before
-    assert {name.rpartition(".")[2] for name in after.keys() - before.keys()} == {"index"}
+    assert {name.rpartition(".")[2] for name in after.keys() - before.keys()} == {"index", "sizes"}
     assert all(name.startswith("deep/down/here/") for name in after) and os.path.exists("/tmp/outside.txt") == outside
 
 
