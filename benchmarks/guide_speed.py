@@ -10,7 +10,8 @@ Two questions, answered on the same models in one process, ways taking turns, me
           about 1 + 2 N_small / N_large; and over the three models generating alone, one after the other
 
 Models are early fusion of given width x depth, with random weights, which changes no time; prompts are pictures with 1
-to 8 words; nothing ends early. On a CPU: processor time of one thread, so that neighbours count less, and wall time.
+to 8 words; nothing ends early. On a CPU: processor time, so that neighbours count less, and wall
+time; one thread a model.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def ratio_of(spent: dict[str, list[Turn]], one: str, other: str, clock: int) -> 
     return median(a[clock] / b[clock] for a, b in zip(spent[one], spent[other], strict=True))
 
 
-def cost(trio: list[NativeMultimodalModel], rows: int, new: int, count: int) -> None:
+def cost(trio: list[NativeMultimodalModel], rows: int, new: int, count: int, parallel: str) -> None:
     """One line: guided against the base alone and against three generations."""
     base, expert, amateur = trio
     some = prompts_of(base.config, rows)
@@ -91,7 +92,9 @@ def cost(trio: list[NativeMultimodalModel], rows: int, new: int, count: int) -> 
     spent = turns(
         {
             "base": lambda: generate(base, some, new, stop_ids=(), batch_rows=rows),
-            "guided": lambda: guided(base, expert, amateur, some, ALPHA, new, stop_ids=(), batch_rows=rows),
+            "guided": lambda: guided(
+                base, expert, amateur, some, ALPHA, new, stop_ids=(), batch_rows=rows, parallel=parallel
+            ),
             "three": all_alone,
         },
         count,
@@ -138,8 +141,9 @@ def main() -> None:
     parser.add_argument("--small", nargs="+", default=["256x8", "128x4"], metavar="WIDTHxDEPTH")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--new", type=int, default=64, help="new tokens of every row")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--naive-turns", type=int, default=2, help="0: leave the naive way out")
+    parser.add_argument("--turns", type=int, default=5, help="of the cost; 0: leave it out")
+    parser.add_argument("--naive-turns", type=int, default=2, help="of the naive way; 0: leave it out")
+    parser.add_argument("--parallel", default="none", choices=["none", "threads"], help="of the cost: guides beside")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -153,10 +157,11 @@ def main() -> None:
             f"1 + 2 N_small / N_large = {1 + 2 * small / large:.3f}; prompts of {base.config.tokens_per_image} patches "
             f"and 1 to 8 words, {args.new} new tokens, {args.device}, torch {torch.__version__}"
         )
-        print("cost over the base alone, same batch, both cached")
-        print(" rows      guided   FLOPs ratio   processor x   wall x    above FLOPs  (wall)  of three alone")
-        for rows in args.rows:
-            cost(trio, rows, args.new, args.turns)
+        if args.turns:
+            print(f"cost over the base alone, same batch, both cached, parallel={args.parallel}")
+            print(" rows      guided   FLOPs ratio   processor x   wall x    above FLOPs  (wall)  of three alone")
+            for rows in args.rows:
+                cost(trio, rows, args.new, args.turns, args.parallel)
         if args.naive_turns:
             print("speed over the naive way (one row, no cache, three models in sequence)")
             for rows in args.rows:

@@ -94,7 +94,7 @@ def _sums(model: NativeMultimodalModel, batches: Iterable[Batch]) -> dict[str, A
     """Means over one split: loss, share of right answers, share of the commonest class."""
     config, losses, answers, truths, images = model.config, [], [], [], 0
     for batch in batches:
-        output = model.bridge(batch)
+        output = model(batch, bridge=True)
         images += len(batch.patches)
         if config.stage.objective == "next_patch":
             losses.append(patch_losses(output, batch, config))

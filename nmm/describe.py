@@ -11,11 +11,19 @@ from typing import Any
 
 from nmm.compose import compose_dict
 from nmm.config import Budget, ConfigError, RunConfig, from_dict, validate
-from nmm.flops import count_params, expert_hidden, ffn_hidden, forward_flops, resolve_budget, training_flops
+from nmm.flops import (
+    count_params,
+    expected_shares,
+    expert_hidden,
+    ffn_hidden,
+    forward_flops,
+    resolve_budget,
+    training_flops,
+)
 from nmm.memory import micro_batch_rows, training_memory, uses_bf16
 from nmm.origin import adopt
 from nmm.record import read_json
-from nmm.resolve import count_encoder, with_indexes
+from nmm.resolve import count_encoder, rendered_shares, with_classes, with_indexes
 
 MFU = 0.5
 PEAK = 989e12  # FLOP/s of one H100 SXM, bf16 without sparsity (NVIDIA's data sheet)
@@ -96,6 +104,12 @@ def _complete(config: RunConfig) -> tuple[RunConfig, list[str]]:
         size, note = _vocabulary(config.data.path)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocab_size=size))
         notes.append(note)
+    manifest = Path(config.data.path) / "manifest.json"
+    if config.bridge is not None and manifest.exists():
+        config = dataclasses.replace(config, stage=with_classes(config.bridge, read_json(manifest)))
+    if not config.data.sources and (config.arch.pixel_shuffle > 1 or config.data.picture_size):
+        config, note = _measured(config)
+        notes.append(note)
     has_budget = any(value is not None for value in dataclasses.asdict(config.budget).values())
     config = count_encoder(validate(config if has_budget else _with_budget(config, Budget(steps=1))))
     if not has_budget:
@@ -116,6 +130,17 @@ def _vocabulary(path: str) -> tuple[int, str]:
 
     size = len(World(WorldConfig()).vocabulary())
     return size, f"vocabulary: the world's default, as there are no shards (data.path={path or 'empty'})"
+
+
+def _measured(config: RunConfig) -> tuple[RunConfig, str]:
+    """The shares that a run on these shards would have; a picture has other positions once it is cut or shuffled."""
+    data, manifest = config.data, Path(config.data.path) / "manifest.json"
+    if not data.path or not manifest.exists():
+        given = f"{data.image_share:g} and {data.target_share:g}"
+        return config, f"shares of images and targets: {given} as given; a run measures them from its shards"
+    image, target = rendered_shares(config, read_json(manifest))
+    shares = dataclasses.replace(data, image_share=image, target_share=target)
+    return dataclasses.replace(config, data=shares), f"shares of images and targets: measured from {manifest}"
 
 
 def _run(config: RunConfig) -> dict[str, Any]:
@@ -149,7 +174,7 @@ def _flops(config: RunConfig) -> dict[str, dict[str, float]]:
     return {
         "forward": {**dataclasses.asdict(forward), "total": forward.total},
         "training": training_flops(config, 1.0),
-        "shares": {"image": config.data.image_share, "target": config.data.target_share},
+        "shares": dict(zip(("image", "target"), expected_shares(config), strict=True)),
     }
 
 
@@ -173,7 +198,7 @@ def _budget(config: RunConfig, mfu: float, peak: float, devices: int) -> dict[st
     return {
         "steps": config.total_steps,
         "tokens": tokens,
-        "image_tokens": tokens * config.data.image_share,
+        "image_tokens": tokens * expected_shares(config)[0],
         "tokens_per_parameter": tokens / count_params(config).paper,
         "flops": flops["total"],
         "flops_6nd": flops["6nd"],

@@ -95,13 +95,14 @@ def forward_flops(config: RunConfig, image_share: float | None = None, target_sh
 
 
 def _shares(config: RunConfig, image: float | None, target: float | None) -> tuple[float, float]:
-    data = config.data
-    expected = (data.image_share, data.target_share) if config.bridge is None else _bridge_shares(config)
+    expected = expected_shares(config)
     return expected[0] if image is None else image, expected[1] if target is None else target
 
 
-def _bridge_shares(config: RunConfig) -> tuple[float, float]:
-    """Shares of rows that hold nothing but whole images."""
+def expected_shares(config: RunConfig) -> tuple[float, float]:
+    """Shares of positions that are patches, and that are scored: as the data says, or of rows of whole images alone."""
+    if config.bridge is None:
+        return config.data.image_share, config.data.target_share
     patches, width = config.tokens_per_image, config.data.context_length
     images = width // patches / width
     return images * patches, images * (1 if config.stage.objective == "labels" else patches - 1)

@@ -17,7 +17,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from nmm.config import RunConfig
-from nmm.flops import count_params, ffn_hidden
+from nmm.flops import count_params, expected_shares, ffn_hidden
 from nmm.params import (
     active_experts,
     bridge_outputs,
@@ -68,6 +68,7 @@ def training_memory(config: RunConfig, ranks: int, strategy: str, checkpointing:
     one block's gradients, and all that is outside the blocks are gathered. Autocast keeps its bf16 copies either way.
     """
     params, half = count_params(config), uses_bf16(config)
+    outputs = config.data.vocab_size if config.bridge is None else bridge_outputs(config)
     trainable = _trainable(config)
     shares, gathered = 1, 0.0
     if strategy == "fsdp2" and ranks > 1:
@@ -82,7 +83,7 @@ def training_memory(config: RunConfig, ranks: int, strategy: str, checkpointing:
         gradients=4.0 * trainable / shares,
         optimizer=8.0 * trainable / shares,
         activations=activation_bytes(config, positions, checkpointing),
-        logits=LOGIT_BYTES * positions * config.data.target_share * config.data.vocab_size,
+        logits=LOGIT_BYTES * positions * expected_shares(config)[1] * outputs,
     )
 
 
@@ -93,7 +94,7 @@ def activation_bytes(config: RunConfig, positions: float, checkpointing: bool) -
     blocks = dense * _block_bytes(config, width, False) + sparse * _block_bytes(config, width, True)
     if checkpointing:
         blocks = config.size.depth * 4.0 * config.size.width + _block_bytes(config, width, sparse > 0)
-    patches = positions * config.data.image_share
+    patches = positions * expected_shares(config)[0]
     pixels = 4.0 * patches * (pixels_per_position(config) + config.size.width)
     mask = 4.0 * config.data.context_length if config.trainer.accelerator == "cpu" else 0.0  # dense there
     return positions * (blocks + mask) + pixels + width * patches * _encoder_floats(config, checkpointing)

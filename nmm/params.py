@@ -85,7 +85,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A vision encoder of late fusion: features a position, parameters, those in matrices; FLOPs and floats of an image.
+    """A vision encoder of late fusion: features a position, parameters, those in matrices; FLOPs, floats of an image.
 
     ``forward`` and ``backward`` are FLOPs (pixels need no gradient), ``saved`` the floats kept for the backward pass;
     ``blocks`` are what activation checkpointing computes twice, 0 in a net without any. Frozen, the two are 0.

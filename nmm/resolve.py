@@ -42,7 +42,7 @@ def finalize(config: RunConfig) -> RunConfig:
     data = with_indexes(config) if config.data.sources else _with_shards(config)
     config = dataclasses.replace(config, data=data, out=os.path.abspath(config.out))
     if config.bridge is not None and not data.sources:
-        config = dataclasses.replace(config, stage=_with_classes(config.bridge, read_shards(data.path)))
+        config = dataclasses.replace(config, stage=with_classes(config.bridge, read_shards(data.path)))
     config = resolve_budget(count_encoder(validate(config)))
     return validate(resolve_warmup(config))  # lineage can be checked only against whole steps
 
@@ -59,12 +59,12 @@ def _with_shards(config: RunConfig) -> Data:
     )
     if config.arch.pixel_shuffle == 1 and not data.picture_size:
         return data
-    image, target = _rendered_shares(config, shards)
+    image, target = rendered_shares(config, shards)
     return dataclasses.replace(data, image_share=image, target_share=target)
 
 
-def _rendered_shares(config: RunConfig, shards: dict[str, Any]) -> tuple[float, float]:
-    """Shares of image and target positions in the mixture, from the counts of the manifest.
+def rendered_shares(config: RunConfig, shards: dict[str, Any]) -> tuple[float, float]:
+    """Shares of image and target positions in the mixture, from the counts of a rendered folder's manifest.
 
     A picture has other positions than ``data.image_share`` was measured with once it is cut or shuffled. As with
     indexes, padding is left out, and so is that long documents are cut.
@@ -86,12 +86,14 @@ def _rendered_shares(config: RunConfig, shards: dict[str, Any]) -> tuple[float, 
     return image / total, target / total
 
 
-def _with_classes(stage: Stage, shards: dict[str, Any]) -> Stage:
+def with_classes(stage: Stage, shards: dict[str, Any]) -> Stage:
     """The stage with the number of classes of a rendered world. Raises ``ConfigError`` for other shards."""
     from nmm.data.labels import num_classes
 
     if shards.get("kind") != "world":
-        raise ConfigError(f"stage=bridge with shards of kind {shards.get('kind')!r}: only the world's classes are known")
+        raise ConfigError(
+            f"stage=bridge with shards of kind {shards.get('kind')!r}: only the world's classes are known"
+        )
     return dataclasses.replace(stage, num_classes=num_classes(shards["world"], stage.classes))
 
 

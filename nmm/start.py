@@ -41,8 +41,8 @@ def load_start(model: NativeMultimodalModel, config: RunConfig) -> None:
     """Replace initial weights by those of ``config.start``; nothing to do from scratch.
 
     What a Hugging Face decoder has no counterpart for (patches, encoder, connector), and what start.fresh names,
-    keeps its initial values. The head of a bridge is taken where both have one. Raises ``ConfigError`` naming the tensors
-    that are missing, left over or of another shape.
+    keeps its initial values. The head of a bridge is taken where both have one. Raises ``ConfigError`` naming the
+    tensors that are missing, left over or of another shape.
     """
     start = config.start
     optional: tuple[str, ...] = ("bridge_head.",)

@@ -120,10 +120,8 @@ def say(record: dict[str, Any], directory: Path) -> None:
         print(_marks(result["sft"]))
     if "accuracy" in result.get("bridge", {}):
         bridge = result["bridge"]
-        print(
-            f"held-out classes right {bridge['accuracy']:.3f} +- {bridge['stderr']:.3f} (chance {bridge['chance']:.3f}); "
-            f"labels of training fitted {bridge['train_accuracy']:.3f}"
-        )
+        right = f"{bridge['accuracy']:.3f} +- {bridge['stderr']:.3f} (chance {bridge['chance']:.3f})"
+        print(f"held-out classes right {right}; labels of training fitted {bridge['train_accuracy']:.3f}")
 
 
 def _marks(marks: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.interventions.blocks import Block, Bullets, Heading, Text, Verdict
 from analysis.interventions.figures import bars_figure, curves_figure, forest_figure, multiplier_figure
 from analysis.interventions.multiplier import Multiplier
-from analysis.interventions.numbers import gap_text
+from analysis.interventions.numbers import amount_text, gap_text
 from analysis.interventions.paired import Paired
 from analysis.interventions.rows import Data
 from analysis.interventions.tables import (
@@ -20,7 +20,6 @@ from analysis.interventions.tables import (
     multiplier_table,
     paired_table,
 )
-from analysis.notation import compute_text
 
 __all__ = ["Where", "arms_table", "bars_figure", "curves_figure", "forest_figure", "law_table", "means_table",
            "multiplier_figure", "multiplier_table", "multiplier_verdict", "opening", "paired_table",
@@ -46,18 +45,20 @@ def opening(data: Data, verdicts: Sequence[Verdict], limits: Sequence[str]) -> l
 def multiplier_verdict(
     worth: Multiplier, question: str, note: str = "", expected: Sequence[str] = ("better", "no effect")
 ) -> Verdict:
-    """A verdict box from a multiplier curve: the sentence, the multiplier at the largest cost both were tested at.
+    """A verdict box from a multiplier curve: the sentence, the multiplier at the largest cost both were tested at, or
+    the strongest bound.
 
     expected: outcomes (``Multiplier.outcome``) that do not contradict the claim; any other is marked as an alarm.
     """
     item, at = worth.headline()
+    index = worth.strongest_bound() if item is None else int(np.flatnonzero(worth.cost == at)[0])
     numbers: tuple[str, ...] = ()
+    if index is not None:
+        numbers = (f"{worth.text(index)} at {amount_text(float(worth.cost[index]))} {worth.unit}",)
     note = " ".join(part for part in (note, worth.caution) if part)
-    if item is not None:
-        index = int(np.flatnonzero(worth.cost == at)[0])
-        numbers = (f"{worth.text(index)} at {compute_text(at)} {worth.unit}",)
     tested = worth.span(np.ones(len(worth.cost), dtype=bool))
-    label = "multiplier at equal total cost, 95 %" if worth.unit == "FLOPs" else f"multiplier in {worth.unit}, 95 %"
+    total = worth.axis.startswith("total cost")
+    label = "multiplier at equal total cost, 95 %" if total else f"multiplier in {worth.unit}, 95 %"
     return Verdict(
         question, worth.sentence(), numbers, label, f"{tested} of {worth.arm}; {worth.basis}", note,
         worth.outcome not in expected,

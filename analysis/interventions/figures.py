@@ -30,7 +30,7 @@ def curves_figure(
     names = list(arms or data.arms)
     ladders = [curve.ladder(data, arm, metric, axis, rung, where, axis_label) for arm in names]
     lines = [pictures.Line(x.arm, x.cost, x.mean, x.low, x.high, x.values) for x in ladders]
-    colours = pictures.arm_colours(data.arms, data.control)
+    colours = pictures.arm_colours(data.arms, data.control, names)
     label = ladders[0].axis if ladders else axis
 
     def draw(narrow: bool) -> plots.Figure:
@@ -79,7 +79,7 @@ def bars_figure(
                 item = mean(values)
                 text = f"{group} {short(level)}" if isinstance(level, (int, float)) else str(level or "")
                 bars.append(pictures.Bar(arm, item.value, item.low, item.high, np.array(values), text))
-    colours = pictures.arm_colours(data.arms, data.control)
+    colours = pictures.arm_colours(data.arms, data.control, names)
 
     def draw(narrow: bool) -> plots.Figure:
         return pictures.mean_bars(bars, colours, chosen.label, data.control, narrow)
@@ -107,10 +107,11 @@ def multiplier_figure(
         raise ValueError("a picture of multipliers needs at least one curve")
     axis = curves[0].axis if len(curves) == 1 else curves[0].axis.replace(f" of {arms[0]}", " of the arm")
     order = data.arms if data is not None else (curves[0].control, *arms)
-    colours = pictures.arm_colours(order, data.control if data is not None else curves[0].control)
+    colours = pictures.arm_colours(order, data.control if data is not None else curves[0].control, arms)
+    what = "cost" if curves[0].unit == "FLOPs" else curves[0].unit
 
     def draw(narrow: bool) -> plots.Figure:
-        return worth_pictures.worth_curves(worths, colours, axis, curves[0].control, narrow)
+        return worth_pictures.worth_curves(worths, colours, axis, curves[0].control, narrow, what)
 
     words = caption or (
         f"What {curves[0].control} would have to spend for the same {bare(curves[0].metric)}, over what the arm spent. "

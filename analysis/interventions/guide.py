@@ -14,7 +14,6 @@ from analysis.interventions.blocks import Block, Figure, Heading, Text, Verdict,
 from analysis.interventions.compose import (
     bars_figure,
     curves_figure,
-    multiplier_table,
     multiplier_verdict,
     opening,
     paired_table,
@@ -36,6 +35,7 @@ from analysis.interventions.guide_tables import (
     percent,
     steps_table,
 )
+from analysis.interventions.multiplier import Multiplier
 from analysis.interventions.numbers import estimate_text
 from analysis.interventions.paired import by_seed, paired
 from analysis.interventions.rows import Arm, Data
@@ -49,7 +49,7 @@ LIMITS = (
     "small model cannot hand over what it does not see better than the large one, and is not asked to.",
     "Untuned models answer at once because the likeliest first word says so; going step by step is in their "
     "pretraining (40 % of it). A base without it would have nothing to be guided to.",
-    "Sizes span a factor of about 20 at one amount of pretraining. Accuracy of tuned models comes close to 1, where "
+    "Sizes span a factor of about 10 at one amount of pretraining. Accuracy of tuned models comes close to 1, where "
     "N_eff of accuracy says little; the loss of step-by-step answers still tells sizes apart.",
     "FLOPs are counted, not timed. The pretraining of the small model is not charged: it is a rung of the same ladder.",
 )
@@ -75,7 +75,7 @@ def blocks(data: Data) -> list[Block]:
             "is the FLOPs that this tuned model needs for a question, over those of the guided model, all three "
             "models counted; the training multiplier the FLOPs of tuning it, over those of tuning the small one."
         ),
-        *_worth(data),
+        *_worth(data, pairs),
         Heading("How strongly"),
         Text(f"On validation questions, {main.name}; the alpha of every other table was chosen here, by seed."),
         curves_figure(
@@ -107,7 +107,9 @@ def verdicts(data: Data, inside: Data, pairs: Sequence[Pair], main: Pair) -> lis
     anything = ("better", "unresolved", "worse", "one seed")
     return [
         _gate(data, pairs),
-        paired_verdict(paired(inside, "guided"), "Does guidance help a large model that never was tuned?"),
+        paired_verdict(
+            paired(inside, "guided", comparisons=4), "Does guidance help a large model that never was tuned?"
+        ),
         Verdict(
             "How much of what direct tuning gives does it give?",
             f"{percent(shares[0])} of the gap at a ratio of sizes of {pairs[0].ratio:.1f}, "
@@ -117,18 +119,18 @@ def verdicts(data: Data, inside: Data, pairs: Sequence[Pair], main: Pair) -> lis
             f"{len(pairs)} pairs, {shares[0].n} seeds",
         ),
         paired_verdict(
-            paired(inside, "guided", control="expert"),
+            paired(inside, "guided", control="expert", comparisons=4),
             "Is the guided model better than its own guide?",
             expected=anything,
         ),
         paired_verdict(
-            paired(inside, "guided", control="no_amateur"),
+            paired(inside, "guided", control="no_amateur", comparisons=4),
             "Is the untuned small model needed, each way at its best alpha?",
             "The paper: yes, clearly.",
             ("better",),
         ),
         paired_verdict(
-            paired(inside, "guided", control="wrong_picture"),
+            paired(inside, "guided", control="wrong_picture", comparisons=4),
             "Does the small pair have to see the picture?",
             "If not, what it hands over is a style and nothing about the picture.",
             anything,
@@ -158,22 +160,38 @@ def _gate(data: Data, pairs: Sequence[Pair]) -> Verdict:
     )
 
 
-def _multipliers(data: Data) -> list[curve.Multiplier]:
-    return [curve.multiplier(data, "guided", axis=axis, control="tuned", rung="pair") for axis in ("flops", "charged")]
+def _multipliers(data: Data) -> list[Multiplier]:
+    return [_multiplier(data, "accuracy", axis) for axis in ("flops", "charged")]
 
 
-def _worth(data: Data) -> list[Block]:
-    sizes = [curve.multiplier(data, "guided", name, "n", "tuned", "pair") for name in ("accuracy", "nll")]
-    return [
-        Text("N_eff over the parameters of the large model, by accuracy and by the loss of step-by-step answers:"),
-        multiplier_table(sizes),
-        Text("Decoding FLOPs and tuning FLOPs, at equal accuracy:"),
-        multiplier_table(_multipliers(data)),
-        Text("The same at equal loss of step-by-step answers:"),
-        multiplier_table(
-            [curve.multiplier(data, "guided", "nll", axis, "tuned", "pair") for axis in ("flops", "charged")]
-        ),
-    ]
+def _multiplier(data: Data, metric: str, axis: str) -> Multiplier:
+    """Of guided models against the ladder of directly tuned ones: decoding FLOPs, FLOPs of tuning, or parameters."""
+    label = {"flops": "decoding a question (FLOPs)", "charged": "tuning (FLOPs)", "n": "size (parameters)"}[axis]
+    return curve.multiplier(data, "guided", metric, axis, "tuned", "pair", axis_label=label, comparisons=2)
+
+
+def _worth(data: Data, pairs: Sequence[Pair]) -> list[Block]:
+    """All multipliers of every pair."""
+    found = {(metric, axis): _by_pair(data, pairs, metric, axis) for metric in ("accuracy", "nll") for axis in _AXES}
+    rows = [(pair.name, f"{pair.ratio:.1f}", *(texts[pair.name] for texts in found.values())) for pair in pairs]
+    header = ("pair", "ratio", *(f"{_AXES[axis]}, by {_SHORT[metric]}" for metric, axis in found))
+    note = (
+        "With 95 % intervals over seeds, resampled together. <= and >=: even the smallest directly tuned model was as "
+        "good, or not even the largest; nothing is extrapolated."
+    )
+    return [table(header, rows, notes=(note,))]
+
+
+_AXES = {"n": "N_eff / N", "flops": "inference", "charged": "training"}
+_SHORT = {"accuracy": "right answers", "nll": "loss"}
+
+
+def _by_pair(data: Data, pairs: Sequence[Pair], metric: str, axis: str) -> dict[str, str]:
+    """Pair -> multiplier as text. A multiplier has its rungs by cost, and by name where costs are equal."""
+    worth = _multiplier(data, metric, axis)
+    cost = {pair.name: data.where("guided", pair=pair.name).values(axis) for pair in pairs}
+    order = sorted(sorted(cost), key=lambda name: float(np.exp(np.mean(np.log(cost[name])))))
+    return {name: worth.text(index) for index, name in enumerate(order)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -107,8 +107,8 @@ def arms_table(inside: Data) -> Table:
     )
     return table(
         header, rows, notes=(
-            "Right answers: mean over seeds with its 95 % t interval. +- one model: half the widest Wilson interval of a "
-            "model on its questions. vote and oracle: as many drawn answers as the FLOPs of one guided answer buy.",
+            "Right answers: mean over seeds with its 95 % t interval. +- one model: half the widest Wilson interval of "
+            "a model on its questions. vote and oracle: as many drawn answers as the FLOPs of one guided answer buy.",
         ),
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def steps_table(data: Data, pairs: Sequence[Pair]) -> Table:
         means = [f"{np.mean([row[name] for row in found]):.3f}" for name in ("delta_norm", "js", "flip")]
         at = [
             np.mean([row["flip_by_step"][0] for row in found]),
-            np.mean([max(row["flip_by_step"][1:]) for row in found]),
+            np.mean([max(row["flip_by_step"][1:], default=0.0) for row in found]),
         ]
         words = {f"{each['from']} -> {each['to']}" for row in found for each in row["flips"][:1]}
         rows.append((pair.name, *means, f"{at[0]:.2f}", f"{at[1]:.3f}", ", ".join(sorted(words))))

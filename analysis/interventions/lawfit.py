@@ -127,7 +127,7 @@ class ArmLaws:
     def _stretch(self, arm: str) -> float:
         """How much wider the arm's intervals must be than independent runs would make them."""
         effect = lawcheck.seed_effect(self.sample, self.fit, arm, self.control)
-        return effect.stretch(self.sample.num_clusters - 1, len(self.arms) - 1)
+        return effect.stretch(self.sample.num_clusters - 1)
 
     def _names(self, arm: str) -> dict[str, str]:
         basis = f"one law per arm, {self.fit.n_clusters} blocks of paired runs resampled"

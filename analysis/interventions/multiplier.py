@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.engine.jet import Array
+from analysis.interventions.numbers import amount_text
 from analysis.interventions.rows import bare
-from analysis.notation import compute_text, with_interval
+from analysis.notation import with_interval
 from analysis.result import Interval
 
 OBSERVED, AT_LEAST, AT_MOST = "", ">=", "<="
@@ -98,6 +99,14 @@ class Multiplier:
         at = int(inner[-1] if len(inner) else seen[-1])
         return self.at(at), float(self.cost[at])
 
+    def strongest_bound(self) -> int | None:
+        """Index of the bound that says most where nothing was observed: the largest ">=", or the smallest "<="."""
+        for mark, pick in ((AT_LEAST, np.argmax), (AT_MOST, np.argmin)):
+            at = np.flatnonzero([found == mark for found in self.mark])
+            if len(at):
+                return int(at[pick(self.value[at])])
+        return None
+
     @property
     def outcome(self) -> str:
         """ "better", "worse", "mixed" (both, at different costs), "no effect" (the band holds 1), "no interval" (too
@@ -127,7 +136,7 @@ class Multiplier:
         held = self.cost[where]
         if not len(held):
             return "nowhere"
-        first, last = compute_text(float(held[0])), compute_text(float(held[-1]))
+        first, last = amount_text(float(held[0])), amount_text(float(held[-1]))
         return f"{first} {self.unit}" if first == last else f"{first} to {last} {self.unit}"
 
     def sentence(self) -> str:

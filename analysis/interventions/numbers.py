@@ -36,10 +36,15 @@ def _signed(value: float, error: float) -> str:
     return text if text.startswith("-") or not math.isfinite(value) else f"+{text}"
 
 
+def amount_text(value: float) -> str:
+    """1,200 below a hundred thousand, 2.1e12 from there on."""
+    return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.3g}" if value < 10 else compute_text(value)
+
+
 def cost_text(values: list[float]) -> str:
     """FLOPs as 2.1e12, or 1.0e12 to 4.0e13 for a range; "0" for nothing."""
     low, high = min(values), max(values)
     if high == 0:
         return "0"
-    first, last = ("0" if v == 0 else compute_text(v) for v in (low, high))
+    first, last = ("0" if v == 0 else amount_text(v) for v in (low, high))
     return first if first == last else f"{first} to {last}"

@@ -12,13 +12,19 @@ from analysis.interventions.rows import Data
 
 # piece -> (question, on, off); an architecture comes before each name
 CLAIMED = {
-    "tiles": ("Are tiles with a thumbnail worth their positions?", "tiles", "thumb"),
+    "tiles": ("Are tiles worth their positions where the thumbnail shows the details too?", "tiles", "thumb"),
+    "tiles of blurred pictures": (
+        "Are tiles worth their positions where details are lost without?",
+        "blur-tiles",
+        "blur",
+    ),
     "pixel shuffle": ("Is pixel shuffle worth what it packs together?", "shuffle", "native"),
     "second encoder": ("Is a second encoder worth its FLOPs?", "dual", "native"),
 }
 CAUSES = (
     ("tiles", "fine", "as many positions as the picture has, but no more pixels than the thumbnail"),
     ("tiles", "native", "the same pixels in one image, without a thumbnail"),
+    ("blur-tiles", "fine", "the same pixels in one image, without a thumbnail"),
     ("shuffle", "coarse", "as few positions by larger patches in the encoder"),
 )
 ARCHS = ("early", "late")
@@ -79,14 +85,15 @@ def _of_arch(data: Data, arch: str) -> list[str]:
 
 def _verdict(data: Data, piece: str, gap: Paired) -> Verdict:
     question = f"{gap.arm.partition('-')[0].capitalize()} fusion, {piece}: {CLAIMED[piece][0]}"
-    worth = curve.multiplier(data, gap.arm, "", "total", gap.control, "steps")
+    worth = curve.multiplier(data, gap.arm, "", "total", gap.control, "steps", comparisons=gap.comparisons)
     note = f"At equal total cost: {worth.sentence()}"
     return compose.paired_verdict(gap, question, note)
 
 
 def _multipliers(data: Data, gaps: Sequence[Paired]) -> list[Block]:
     """What a piece is worth in compute, from the measured ladders of on and off."""
-    curves = [curve.multiplier(data, gap.arm, "", "total", gap.control, "steps") for gap in gaps]
+    number = len(gaps)
+    curves = [curve.multiplier(data, g.arm, "", "total", g.control, "steps", comparisons=number) for g in gaps]
     found: list[Block] = [
         Heading("Multipliers at equal total cost"),
         Text("Cost of off over cost of on for the same grounded excess; above 1 the piece saves compute."),
@@ -97,6 +104,15 @@ def _multipliers(data: Data, gaps: Sequence[Paired]) -> list[Block]:
         if drawn:
             title = f"Multipliers against {control}"
             found.append(compose.multiplier_figure(f"multipliers-{control}", drawn, title, data=data))
+    samples = [
+        curve.multiplier(data, g.arm, "", "documents", g.control, "steps", axis_label="captions seen (captions)")
+        for g in gaps
+    ]
+    found += [
+        Heading("The same, counted in captions seen"),
+        Text("What a piece makes of a picture, whatever its positions cost: captions of off over captions of on."),
+        compose.multiplier_table(samples, rows=3),
+    ]
     return found
 
 

@@ -25,8 +25,9 @@ from analysis.interventions.rows import Data
 
 SOUPS = ("greedy", "uniform", "maximum", "individual_select", "model_stock")
 FRESH = ("pretrained", "D_only", "best_single", *SOUPS, "lr_greedy", "other_starts", "joint")
-PLATEAU = ("plateau_start", "plateau_best_single", "plateau_uniform", "plateau_greedy", "plateau_joint")
-LADDERS = ("best_single", "greedy", "uniform", "joint")
+PLATEAU = ("plateau_start", "plateau_best_single", "plateau_uniform", "plateau_greedy", "plateau_joint",
+           "plateau_joint_long")  # fmt: skip
+LADDERS = ("best_single", "greedy", "uniform", "model_stock", "joint")
 LIMITS = (
     "Everything is one small world: skills are kinds of question about two objects, learned within hundreds of steps. "
     "Nothing here says what a soup of large instruction-tuned models is worth.",
@@ -42,9 +43,10 @@ def blocks(data: Data) -> list[Block]:
     """The whole page."""
     main = max(data.where("greedy").levels("steps"))
     at = {"steps": main}
-    worth = [curve.multiplier(data, arm, control="joint", rung="steps") for arm in ("greedy", "uniform")]
-    gaps = _against(data, SOUPS, "best_single", at)
-    joint = _against(data, SOUPS, "joint", at)
+    tried = ("greedy", "uniform", "model_stock")
+    worth = [curve.multiplier(data, arm, control="joint", rung="steps", comparisons=len(tried)) for arm in tried]
+    gaps, losses = (_against(data, SOUPS, "best_single", metric=metric) for metric in ("accuracy", "loss"))
+    joint = _against(data, SOUPS, "joint")
     fair = _against(data, SOUPS, "joint", {"spent": main * _members(data)})
     verdicts = [
         paired_verdict(gaps[0], "Is a greedy soup better than its best member?"),
@@ -54,9 +56,7 @@ def blocks(data: Data) -> list[Block]:
             "Cost of joint training for the soup's accuracy, over the cost of all members and the selection.",
             ("better", "no effect", "worse"),
         ),
-        paired_verdict(
-            joint[0], f"And against joint training for as many steps as one member ({main})?", expected=_ANY
-        ),
+        paired_verdict(joint[0], "And against joint training for as many steps as one member?", expected=_ANY),
         *_side_verdicts(data, at),
         *_plateau_verdicts(data),
     ]
@@ -67,12 +67,15 @@ def blocks(data: Data) -> list[Block]:
         Text(f"Members, soups and joint training after {main} steps each; the soup of learning rates after as many."),
         bars_figure(data, "arms", arms=FRESH, where={"steps": [0, main]}, title=f"Accuracy after {main} steps"),
         Heading("Against the best member"),
-        forest_figure("against_best", gaps),
-        paired_table(gaps),
+        Text("Of each seed the mean difference over all lengths of the fine-tunes; length by length further below."),
+        forest_figure("against_best", gaps, title="Accuracy: differences from the best member"),
+        forest_figure("against_best_loss", losses, title="Loss: differences from the best member"),
+        paired_table([*gaps, *losses]),
         Heading("Against joint training"),
-        Text("First at equal steps (joint training costs a k-th of the soup), then at equal training FLOPs (k times "
-             "the steps of one member)."),
-        paired_table([*joint, *fair]),
+        Text("At equal steps, where joint training costs a k-th of the soup; over all lengths."),
+        paired_table(joint),
+        Text(f"At equal training FLOPs: joint training for k times the {main} steps of one member."),
+        paired_table(fair),
         curves_figure(data, "cost", arms=LADDERS, rung="steps", title="Accuracy against everything that was spent"),
         multiplier_figure("worth", worth, data=data),
         multiplier_table(worth),
@@ -95,9 +98,12 @@ def _members(data: Data) -> int:
     return int(max(data.where("greedy").levels("k")))
 
 
-def _against(data: Data, arms: Sequence[str], control: str, where: Where) -> list[Paired]:
-    """Differences of several arms from one, corrected for their number. ``where`` steps or spent fits both sides."""
-    return [paired(data, arm, control=control, comparisons=len(arms), where=where) for arm in arms]
+def _against(data: Data, arms: Sequence[str], control: str, where: Where = None, metric: str = "") -> list[Paired]:
+    """Differences of several arms from one, corrected for their number: where both have the same steps (the mean over
+    all of them counts once a seed), or with ``where``.
+    """
+    by = () if where else ("steps",)
+    return [paired(data, arm, metric, control, by, len(arms), where) for arm in arms]
 
 
 def _side_verdicts(data: Data, at: Where) -> list[Verdict]:
@@ -115,9 +121,8 @@ def _side_verdicts(data: Data, at: Where) -> list[Verdict]:
 
 
 def _plateau_verdicts(data: Data) -> list[Verdict]:
-    steps = max(data.where("plateau_greedy").levels("steps"))
-    soup = paired(data, "plateau_greedy", control="plateau_best_single", where={"steps": steps})
-    fair = paired(data, "plateau_greedy", control="plateau_joint", where={"spent": steps * _members(data)})
+    soup = paired(data, "plateau_greedy", control="plateau_best_single")
+    fair = paired(data, "plateau_greedy", control="plateau_joint_long")
     return [
         paired_verdict(
             soup, "After joint training has flattened out, does a soup beat its best member?", expected=_ANY
@@ -133,11 +138,17 @@ def _lengths(data: Data) -> Table:
     for steps in lengths:
         cells = [
             gap_text(paired(data, arm, control=control, where={"steps": steps}).difference)
-            for arm, control in (("greedy", "best_single"), ("uniform", "best_single"), ("greedy", "joint"))
+            for arm, control in (
+                ("greedy", "best_single"),
+                ("uniform", "best_single"),
+                ("model_stock", "best_single"),
+                ("greedy", "joint"),
+            )
         ]
         rows.append((str(steps), *cells))
-    header = ("steps of a member", "greedy - best single", "uniform - best single", "greedy - joint, equal steps")
-    return table(header, rows, "rrrr", ["Paired by seed, 95 % t intervals, each by itself."])
+    header = ("steps of a member", "greedy - best single", "uniform - best single", "model stock - best single",
+              "greedy - joint, equal steps")  # fmt: skip
+    return table(header, rows, "rrrrr", ["Paired by seed, 95 % t intervals, each by itself."])
 
 
 def _composition(data: Data, at: Where) -> Table:
@@ -161,17 +172,15 @@ def _kinds(data: Data, where: Where) -> Table:
 
 def _plateau(data: Data) -> list[Block]:
     """What goes on from the longest joint training."""
-    steps = max(data.where("plateau_greedy").levels("steps"))
-    start = data.where("plateau_start").levels("steps")
-    both = {"steps": [*start, steps, steps * _members(data)]}
+    (start,), (steps,) = data.where("plateau_start").levels("steps"), data.where("plateau_greedy").levels("steps")
+    gaps = [paired(data, arm, control="plateau_start", comparisons=len(PLATEAU) - 1) for arm in PLATEAU[1:]]
     return [
         Heading("After joint training has flattened out"),
         Text(
-            f"All go on from the model that was trained on all data sets for {start[0]} steps: the members with "
-            f"{steps} steps on D + d_i each, joint training with {steps} and with {steps * _members(data)} steps."
+            f"All go on from the model that was trained on all data sets for {start} steps: the members with {steps} "
+            f"steps on D + d_i each, joint training with {steps} and with {steps * _members(data)} steps."
         ),
-        bars_figure(data, "plateau", arms=PLATEAU, where=both, group="steps", title="Accuracy after going on"),
-        means_table(data, arms=PLATEAU[:-1], where=both),
-        means_table(data, arms=PLATEAU[-1:], where={"steps": steps}),
-        means_table(data, arms=PLATEAU[-1:], where={"steps": steps * _members(data)}),
+        bars_figure(data, "plateau", arms=PLATEAU, title="Accuracy after going on"),
+        means_table(data, arms=PLATEAU),
+        paired_table(gaps),
     ]

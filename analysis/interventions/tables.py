@@ -12,10 +12,10 @@ from analysis.interventions import lawcheck
 from analysis.interventions.blocks import Table, table
 from analysis.interventions.lawfit import ArmLaws
 from analysis.interventions.multiplier import AT_LEAST, AT_MOST, Multiplier
-from analysis.interventions.numbers import cost_text, estimate_text, gap_text
+from analysis.interventions.numbers import amount_text, cost_text, estimate_text, gap_text
 from analysis.interventions.paired import Estimate, Paired, means
 from analysis.interventions.rows import Data, bare
-from analysis.notation import compute_text, parameter, shown
+from analysis.notation import parameter, shown
 
 Where = Mapping[str, Any] | None
 
@@ -106,7 +106,7 @@ def multiplier_table(curves: Sequence[Multiplier], rows: int = 6) -> Table:
             result = worth.result[k]
             whole = f"{worth.band_low[k]:.2g} to {worth.band_high[k]:.2g}" if np.isfinite(worth.band_low[k]) else "-"
             cells.append((
-                worth.arm, f"{compute_text(float(worth.cost[k]))} {worth.unit}",
+                worth.arm, f"{amount_text(float(worth.cost[k]))} {worth.unit}",
                 f"{result:.4g}" if np.isfinite(result) else "-", worth.text(k),
                 "-" if worth.mark[k] else whole,
                 "at the edge of the tests" if worth.at_edge[k] else _MARKS[worth.mark[k]],
@@ -142,8 +142,7 @@ def law_table(laws: ArmLaws) -> Table:
         f"{fit.n_clusters} resampled blocks of runs, a block being what the arms share (size, data, seed).",
         "An arm is missed when its runs with the most data lie off its law by more than chance (95 %, each by itself): "
         "its floor is then not the shared one, and its ladder says more than its law. Seeds alike: a small p says that "
-        "all runs of one seed of the arm move together; the arm's intervals are widened for it when p is below 5 % over "
-        "all arms.",
+        "all runs of one seed of the arm move together; the arm's intervals are wider the more they do.",
     ]
     return table(header, [_law_row(laws, arm) for arm in laws.arms], "lrrrrrl", notes)
 

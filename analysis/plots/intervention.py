@@ -6,6 +6,7 @@ Shapes: K costs, S seeds. Every seed is drawn; intervals are 95 %.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,10 +78,19 @@ class Bar:
     group: str = ""
 
 
-def arm_colours(arms: Sequence[str], control: str) -> dict[str, str]:
-    """A colour per arm: grey for the control, the next free one for every other, in their order."""
+def arm_colours(arms: Sequence[str], control: str, shown: Sequence[str] = ()) -> dict[str, str]:
+    """A colour per arm: grey for the control, the next one for every other, in their order.
+
+    shown: the arms of this picture (default: all). They keep their colour of the study unless one before them in the
+    picture has it already: then they get the next that is free, while there is one.
+    """
     others = [arm for arm in arms if arm != control]
-    return {control: CONTROL} | {arm: _COLOURS[i % len(_COLOURS)] for i, arm in enumerate(others)}
+    own = {arm: _COLOURS[i % len(_COLOURS)] for i, arm in enumerate(others)}
+    found: dict[str, str] = {}
+    for arm in (arm for arm in (shown or others) if arm != control):
+        free = [colour for colour in (own[arm], *_COLOURS) if colour not in found.values()]
+        found[arm] = free[0] if free else own[arm]
+    return {control: CONTROL} | found
 
 
 def arm_markers(arms: Sequence[str]) -> dict[str, str]:
@@ -100,13 +110,14 @@ def metric_curves(
         figure, (panel,) = panels(1, narrow, 4.4)
         if not narrow:
             figure.set_size_inches(8.6, 4.8)
-        panel.set(xscale="log", xlabel=x_label, ylabel=y_label)
+        panel.set(xscale="log", xlabel=wrapped(x_label, narrow), ylabel=wrapped(y_label, narrow))
         for line in lines:
             _draw_line(panel, line, colours[line.arm], markers[line.arm])
         if log_y and all(np.nanmin(line.values) > 0 for line in lines):
             panel.set_yscale("log")
             log_axis(panel.yaxis, "plain")
         panel.margins(x=0.04)
+        _limit(panel, lines)
         log_axis(panel.xaxis, "power" if _largest(lines) > 1e9 else "words", most=4 if narrow else 6)
         direct = not narrow and len(lines) <= _MOST_DIRECT
         if direct:
@@ -117,6 +128,24 @@ def metric_curves(
             ]
             legend(figure, entries, 2 if narrow else 4)
         return figure
+
+
+def wrapped(label: str, narrow: bool) -> str:
+    """A label of an axis on as many lines as it needs."""
+    return "\n".join(textwrap.wrap(label, 42 if narrow else 60))
+
+
+def _limit(panel: Axes, lines: Sequence[Line]) -> None:
+    """The view holds all seeds, and of the bands no more than as much again on either side: with two seeds a band may
+    be many times as wide as everything that was measured."""
+    points = np.concatenate([np.concatenate([line.values.ravel(), line.mean]) for line in lines])
+    points = points[np.isfinite(points)]
+    span = float(np.ptp(points))
+    if span > 0:
+        low, high = panel.get_ylim()
+        low, high = max(low, float(points.min()) - span), min(high, float(points.max()) + span)
+        if panel.get_yscale() == "linear":
+            panel.set_ylim(low, high)
 
 
 def _largest(lines: Sequence[Line]) -> float:
@@ -156,7 +185,7 @@ def paired_forest(gaps: Sequence[Gap], x_label: str, better: str, narrow: bool =
         panel.set_yticks(range(len(gaps)), [_wrapped(gap.label, 18 if narrow else 34) for gap in gaps])
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="y", visible=False)
-        panel.set_xlabel(x_label)
+        panel.set_xlabel(wrapped(x_label, narrow))
         sides = ("better", "worse") if better == "lower" else ("worse", "better")
         for x, side, word in ((0.0, "left", f"← {sides[0]}"), (1.0, "right", f"{sides[1]} →")):
             panel.text(x, 1.0, word, ha=side, va="bottom", transform=panel.transAxes, fontsize=9.5, color=FAINT)
@@ -179,7 +208,10 @@ def mean_bars(
     """
     groups = list(dict.fromkeys(bar.group for bar in bars))
     arms = list(dict.fromkeys(bar.arm for bar in bars))
-    markers, single = arm_markers(arms), len(groups) == 1
+    single = len(groups) == 1
+    markers = dict.fromkeys(arms, "o") if single else arm_markers(arms)
+    if single and len(arms) > _MOST_DIRECT:
+        colours = {arm: CONTROL if arm == control else _COLOURS[0] for arm in arms}
     with styled():
         figure, (panel,) = panels(1, narrow, 1.25 + 0.42 * (len(bars) if single else len(groups) * (len(arms) + 1) / 2))
         if not narrow:
@@ -200,7 +232,7 @@ def mean_bars(
             legend(figure, entries, 2 if narrow else 4)
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="y", visible=False)
-        panel.set_xlabel(y_label)
+        panel.set_xlabel(wrapped(y_label, narrow))
         return figure
 
 

@@ -38,9 +38,17 @@ class Worth:
 
 
 def worth_curves(
-    worths: Sequence[Worth], colours: dict[str, str], x_label: str, control: str, narrow: bool = False
+    worths: Sequence[Worth],
+    colours: dict[str, str],
+    x_label: str,
+    control: str,
+    narrow: bool = False,
+    what: str = "cost",
 ) -> Figure:
-    """Multiplier against cost on log axes, a panel an arm, the line at 1, both intervals; bounds as triangles."""
+    """Multiplier against cost on log axes, a panel an arm, the line at 1, both intervals; bounds as triangles.
+
+    what: what is counted on both sides, for the label of the y axis.
+    """
     shown = [worth for worth in worths if np.isfinite(worth.value).any()]
     if not shown:
         return sentence("At no cost do the arms reach the same result: there is no multiplier to draw.", narrow)
@@ -61,7 +69,7 @@ def worth_curves(
         figure.supxlabel(x_label, fontsize=10.5, color=INK)
         for i, panel in enumerate(axes):
             if narrow or i % 3 == 0:
-                panel.set_ylabel(f"cost of {control} /\ncost of the arm")
+                panel.set_ylabel(f"{what} of {control} /\n{what} of the arm")
         _explain(figure, shown, narrow)
         return figure
 

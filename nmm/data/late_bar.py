@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
 
 class LateBar:
-    """A progress bar with rate and time left on stderr, shown once the work has taken longer than three seconds."""
+    """A progress bar with rate and time left on stderr, shown once the work has taken longer than three seconds.
 
-    def __init__(self, label: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.label, self.total, self.done, self._clock = label, total, 0, clock
+    ``every``: how many are done between two looks of the bar; 1 where each takes long.
+    """
+
+    def __init__(self, label: str, total: int, clock: Callable[[], float] = time.monotonic, every: int = 50) -> None:
+        self.label, self.total, self.done, self.every, self._clock = label, total, 0, every, clock
         self._shown: Progress | None = None
         self._start = clock()
 
@@ -26,8 +29,10 @@ class LateBar:
             self._shown = _progress()
             self._shown.add_task(self.label, total=self.total, rate="")
             self._shown.start()
-        if self._shown is not None and self.done % 50 == 0:
-            self._shown.update(self._shown.task_ids[0], completed=self.done, rate=f"{self.done / seconds:,.0f}")
+        if self._shown is not None and self.done % self.every == 0:
+            rate = self.done / seconds
+            text = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            self._shown.update(self._shown.task_ids[0], completed=self.done, rate=text)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, (1, M, P) patches (with tiles more images): ``told`` is the caption of its document, ``references`` are what counts."""
+    """One picture, (1, M, P) patches, or with tiles more: ``told`` is its document's caption, ``references`` count."""
 
     tokens: list[int]
     patches: np.ndarray

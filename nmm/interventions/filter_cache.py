@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from nmm.config import ConfigError, RunConfig, canonical_json
 from nmm.data.decoded import open_decoded
 from nmm.data.derived import SPLIT
 from nmm.data.manifest import ShardInfo, Shards, open_shards
+from nmm.data.opening import open_data
 from nmm.data.out_folder import progress_bar
 from nmm.flops import forward_flops
 from nmm.interventions.filter import Filter
@@ -81,8 +82,9 @@ def _run(given: Path) -> Path:
 
 def _check(config: RunConfig, options: Filter, shards: Shards) -> None:
     data = config.data
-    if data.sources or data.image_size != shards.image_size:
-        kind = "indexed sources" if data.sources else f"images of {data.image_size} pixels"
+    side = data.picture_size or data.image_size
+    if data.sources or side != shards.image_size:
+        kind = "indexed sources" if data.sources else f"pictures of {side} pixels"
         raise ConfigError(f"reference={options.reference} was trained on {kind}, {shards.root} has {shards.image_size}")
     if data.fingerprint == shards.fingerprint:
         return
@@ -156,7 +158,10 @@ def _score(
     torch.set_num_threads(options.threads)
     device = "cuda" if options.accelerator == "gpu" else "cpu"
     scorer = Scorer(load_run(reference.run), options.sees, options.batch_rows, device)
-    decoded = open_decoded(shards, options.source, SPLIT, reference.config.row_data.patch_size)
+    data = replace(reference.config.data, path=str(shards.root))
+    seen = open_data(data)  # as the reference saw pictures: in one piece, smaller, or in tiles
+    assert isinstance(seen, Shards)
+    decoded = open_decoded(seen, options.source, SPLIT, reference.config.row_data.patch_size)
     total = sum(info.samples for info in infos)
     with progress_bar(options.progress) as bar:
         task = bar.add_task("scoring", total=total, completed=total - sum(infos[n].samples for n in missing))

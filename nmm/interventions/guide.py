@@ -96,13 +96,16 @@ def guided(
         if model is not None
     }
     rooms = [room_after(base, prompts), *(_room_of(name, *guide) for name, guide in guides.items())]
-    with evaluating(base, *(model for model, _ in guides.values())), _placing(parallel, base, len(guides)) as place:
+    with evaluating(base, *(model for model, _ in guides.values())), _placing(parallel, len(guides)) as place:
 
         def make(chosen: Sequence[int], steps: int) -> Guided:
             def decoder(model: NativeMultimodalModel, its: Sequence[Prompt]) -> Decoder:
                 return kind(model, [its[i] for i in chosen], steps)
 
-            placed = {name: place(partial(decoder, model, its)) for name, (model, its) in guides.items()}
+            placed = {
+                name: place(partial(decoder, model, its), model.embedding.weight.device)
+                for name, (model, its) in guides.items()
+            }
             return Guided(decoder(base, prompts), placed, alpha, vocabulary, chosen, change)
 
         return continue_guided(make, [min(each) for each in zip(*rooms, strict=True)], sampling, listen)
@@ -256,18 +259,13 @@ def _room_of(name: str, model: NativeMultimodalModel, prompts: Sequence[Prompt])
 
 
 @contextmanager
-def _placing(
-    parallel: str, base: NativeMultimodalModel, guides: int
-) -> Iterator[Callable[[Callable[[], Decoder]], Guide]]:
-    """How a guide is made that computes where ``parallel`` says."""
-    device = base.embedding.weight.device
+def _placing(parallel: str, guides: int) -> Iterator[Callable[[Callable[[], Decoder], torch.device], Guide]]:
+    """How a guide on a device is made that computes as ``parallel`` says."""
     match parallel:
         case "none":
-            yield InTurn
-        case "threads" if device.type == "cuda":
-            yield lambda make: OnStream(make, device)
+            yield lambda make, device: InTurn(make)
         case "threads":
             with ThreadPoolExecutor(max(guides, 1), "guide") as pool:
-                yield lambda make: InThread(make, pool)
+                yield lambda make, device: OnStream(make, device) if device.type == "cuda" else InThread(make, pool)
         case _:
             raise ValueError(f"parallel={parallel!r} is not one of none, threads")

@@ -81,7 +81,7 @@ def first_node(names: str) -> str:
 def _port(env: Mapping[str, str]) -> int:
     """The same on all ranks, and another one for every step of every job."""
     if "MASTER_PORT" in env:
-        return int(env["MASTER_PORT"])
+        return int(env["MASTER_PORT"]) + ("TORCHELASTIC_RUN_ID" in env)  # torchrun itself listens at the port it gives
     job, step = (re.sub(r"\D", "", env.get(name, "")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return FIRST_PORT + (int(job or 0) * 37 + int(step or 0)) % PORTS
 

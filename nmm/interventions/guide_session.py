@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from nmm.batch import END_ID
-from nmm.config import ConfigError
+from nmm.config import ConfigError, RunConfig
+from nmm.data.late_bar import LateBar
 from nmm.data.loader import val_batches
 from nmm.generate import Sampling, evaluating, generate, room_after
 from nmm.interventions.guide import Change, Guided, Step, continue_guided, guided
 from nmm.interventions.guide_command import Prepared
 from nmm.interventions.guide_controls import other_pictures, permuted_delta, random_delta
 from nmm.interventions.guide_nll import guided_nll
+from nmm.interventions.guide_options import GuideOptions
 from nmm.interventions.guide_ranks import Meeting, meeting, serve
 from nmm.interventions.guide_seats import rank_of, seat
 from nmm.interventions.guide_stats import KeptLogits, StepStatistics, lengths, summary
@@ -42,17 +44,25 @@ class Outcome:
 
 
 class Listener:
-    """Statistics and kept logits, as far as they were asked for."""
+    """A progress bar, and statistics and kept logits as far as they were asked for.
 
-    def __init__(self, stats: bool, logits: str) -> None:
-        self.statistics = StepStatistics() if stats else None
-        self.kept = KeptLogits() if logits else None
-        self.asked = stats or bool(logits)
+    The bar counts tokens; those that a continuation could still have had when it ended count as done.
+    """
+
+    def __init__(self, options: GuideOptions, most: Sequence[int]) -> None:
+        self.statistics = StepStatistics() if options.stats else None
+        self.kept = KeptLogits() if options.logits else None
+        self.most = most
+        self.bar = LateBar("tokens at most", sum(most))
 
     def __call__(self, step: Step, at: Sequence[int], numbers: Sequence[int], tokens: Sequence[int]) -> None:
         for part in (self.statistics, self.kept):
             if part is not None:
                 part(step, at, numbers, tokens)
+        for number, token in zip(numbers, tokens, strict=True):
+            left = self.most[number] - step.number if token in STOPS else 1
+            for _ in range(left):
+                self.bar.advance()
 
 
 def run_session(prepared: Prepared) -> Outcome | None:
@@ -63,7 +73,7 @@ def run_session(prepared: Prepared) -> Outcome | None:
     device = device_of(options.device, 0)
     models = {name: _loaded(name, prepared, device) for name in prepared.configs}
     prompts = prompts_of(prepared)
-    listener = Listener(options.stats, options.logits)
+    listener = Listener(options, _most(prepared, prompts))
     said = guided(
         models["base"],
         models.get("expert"),
@@ -81,7 +91,7 @@ def run_session(prepared: Prepared) -> Outcome | None:
         vocabulary=prepared.vocabulary,
         change=change_of(options.control, options.seed),
         parallel=options.parallel,
-        listen=listener if listener.asked else None,
+        listen=listener,
     )
     outcome = _outcome(prepared, said, models["base"], prompts["base"], listener)
     if options.nll:
@@ -98,6 +108,7 @@ def _outcome(
 ) -> Outcome:
     """With what the base says alone, and what the listener has heard."""
     options = prepared.options
+    listener.bar.close()
     alone = generate(
         base,
         prompts,
@@ -129,6 +140,22 @@ def prompts_of(prepared: Prepared) -> dict[str, list[Prompt]]:
                 shown = other_pictures(shown)
         prompts[name] = shown
     return prompts
+
+
+def _most(prepared: Prepared, prompts: Mapping[str, Sequence[Prompt]]) -> list[int]:
+    """How many tokens every continuation can have: as asked for, and as every model's context holds.
+
+    Raises ValueError for a prompt that its model cannot read.
+    """
+    rooms = [room_after(_Shape(prepared.configs[name]), several) for name, several in prompts.items()]
+    return [min(prepared.max_new_tokens, *each) for each in zip(*rooms, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """As much of a model as a prompt has to fit."""
+
+    config: RunConfig
 
 
 def change_of(control: str, seed: int) -> Change | None:
@@ -216,16 +243,15 @@ def _speak(prepared: Prepared, met: Meeting, device: torch.device) -> Outcome:
     base = _loaded("base", prepared, device)
     met.connect(device)
     guides = {role: met.away(role, prepared.configs[role], device) for role in options.guides}
-    rooms = [room_after(base, prompts["base"]), *(room_after(guides[role], prompts[role]) for role in guides)]
-    listener, change = Listener(options.stats, options.logits), change_of(options.control, options.seed)
+    most, change = _most(prepared, prompts), change_of(options.control, options.seed)
+    listener = Listener(options, most)
 
     def make(chosen: Sequence[int], steps: int) -> Guided:
         begun = {role: guide.begin(chosen, steps) for role, guide in guides.items()}
         decoder = Cached(base, [prompts["base"][i] for i in chosen], steps)
         return Guided(decoder, begun, options.alpha, prepared.vocabulary, chosen, change)
 
-    room = [min(each) for each in zip(*rooms, strict=True)]
     with evaluating(base):
-        said = continue_guided(make, room, sampling, listener if listener.asked else None)
+        said = continue_guided(make, most, sampling, listener)
     met.release()
     return _outcome(prepared, said, base, prompts["base"], listener)

@@ -6,7 +6,7 @@ The function may be anybody's: it takes texts and pictures, and returns texts. I
     from nmm.interventions.recaption import recaption
 
     def shout(texts, pictures):          # pictures[i] is (images, S, S, 3) uint8
-        return [text.replace("red", "RED") for text in texts]
+        return [text.replace("small", "big") for text in texts]
 
     recaption(open_shards("outputs/shards/world"), "outputs/shards/loud", shout, {"rule": "shout, version 1"})
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nmm.config import Rft, RunConfig
 from nmm.data.manifest import Shards
 from nmm.data.tasks import tasks, verifier
@@ -51,8 +53,8 @@ def reinforce(config: RunConfig, directory: Path, attempt: Attempt | None, flag:
     lesson = _lesson(shards, config, config.rft)
     flag.check(0)
     module, state = begin(config, directory, attempt)
-    module.to(device_of(config))
-    start = initial_model(config).to(device_of(config)).eval()
+    _place(module, device_of(config))
+    start = initial_model(config).to(module.device).eval()
     log = _log_of(config, state)
     begun, began_at, positions = module.step, time.monotonic(), log.cost.get("positions", 0.0)
     result: dict[str, Any]
@@ -70,6 +72,13 @@ def reinforce(config: RunConfig, directory: Path, attempt: Attempt | None, flag:
     flops |= {"total": sum(flops.values()), "6nd": log.cost["sixnd"]}
     record = assemble(config, directory, module.numerics, status, result, timing, state.code_history, tokens, flops, {})
     return publish(directory, attempt, record)
+
+
+def _place(module: TrainingModule, device: torch.device) -> None:
+    """Weights and what the optimizer knows of them, where the run computes."""
+    module.to(device)
+    for known in module.optimizer.state.values():
+        known.update({name: value.to(device) for name, value in known.items() if isinstance(value, torch.Tensor)})
 
 
 def _lesson(shards: Shards, config: RunConfig, rft: Rft) -> Lesson:

@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
-from nmm.config import ConfigError, canonical_json, to_dict
+from nmm.config import CODE_NUMERICS, ConfigError, canonical_json, to_dict
 from nmm.data.late_bar import LateBar
 from nmm.data.manifest import Shards, open_shards
 from nmm.interventions.soup_members import Member, check_together, check_words, open_member
@@ -65,9 +66,8 @@ def _asked(options: SoupOptions, members: Sequence[Member], shards: Shards) -> d
 
 def _made_before(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     if not (out / SOUP_FILE).is_file():
-        if (out / "attempts").exists() or (
-            (out / "config.json").exists() and "soup" not in read_json(out / "config.json")
-        ):
+        config = out / "config.json"
+        if config.exists() and "soup" not in read_json(config):
             raise ConfigError(f"out={out} is another run or export; give a soup a folder of its own")
         return None
     found: dict[str, Any] = read_json(out / SOUP_FILE)
@@ -101,7 +101,7 @@ class _Scores:
         """Marks of the mean of ``members`` on paper ``number``."""
         paper = self.papers[number]
         self.passes[number] += 1
-        asked = {"members": [self.pot.members[i].digest for i in members], **paper.facts}
+        asked = {"members": [self.pot.members[i].digest for i in members], "code": CODE_NUMERICS, **paper.facts}
         if is_stock:
             asked["stock"] = self.pot.members[0].start
         key = hashlib.sha256(canonical_json(asked).encode()).hexdigest()
@@ -109,20 +109,31 @@ class _Scores:
             if not is_stock:
                 self.pot.load(members)
             self.known[key] = paper.mark(self.pot.model)
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "marks": self.known[key]}) + "\n")
+            _append(self.file, json.dumps({"key": key, "marks": self.known[key]}))
         self.bar.advance()
         return self.known[key]
 
 
 def _read_scores(file: Path) -> dict[str, Marks]:
-    """Marks by key; a last line that a stopped process left half written does not count."""
+    """Marks by key; a line that a stopped process left half written does not count."""
     if not file.is_file():
         return {}
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    entries = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {entry["key"]: entry["marks"] for entry in entries}
+    known = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            entry = json.loads(line)
+            known[entry["key"]] = entry["marks"]
+    return known
+
+
+def _append(file: Path, line: str) -> None:
+    """One line more, which begins anew if the last one was left half written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "ab+") as out:
+        if out.tell():
+            out.seek(-1, os.SEEK_END)
+            line = line if out.read(1) == b"\n" else f"\n{line}"
+        out.write(f"{line}\n".encode())
 
 
 def _make(options: SoupOptions, members: Sequence[Member], shards: Shards, asked: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def _make(options: SoupOptions, members: Sequence[Member], shards: Shards, asked
     papers = (decides, reports)
     pot, out, count = Pot(members), Path(options.out), len(members)
     rounds = count * (count + 1) // 2 if options.method == "individual_select" else 2 * count - 1
-    with contextlib.closing(LateBar(f"soup {out.name}", rounds + 4)) as bar:
+    with contextlib.closing(LateBar(f"soup {out.name}: passes", rounds + 4, every=1)) as bar:
         scores = _Scores(options, pot, papers, bar)
         trials = Trials(scores.score, options.is_higher_better)
         chosen = select(options.method, count, trials, options.best)

@@ -22,7 +22,9 @@ from nmm.origin import WEIGHTS, cached_sha256, only_one, run_shape
 from nmm.record import newest_checkpoint, read_json, read_record
 from nmm.resolve import read_shards
 
-_PIXELS = ("image_size", "patch_size", "channels", "pixel_mean", "pixel_std", "vocab_size")
+# what a config says beside the shape of weights, and a model computes something else with
+_DATA = ("image_size", "patch_size", "channels", "pixel_mean", "pixel_std", "vocab_size", "context_length")
+_ARCH = ("image_attention", "document_mask")
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,7 @@ def _said(member: Member) -> str:
 
 
 def _check_shape(first: Member, other: Member) -> None:
-    one, two = run_shape(first.directory), run_shape(other.directory)
-    data = to_dict(first.settings)["data"], to_dict(other.settings)["data"]
-    one["data"], two["data"] = ({name: side[name] for name in _PIXELS} for side in data)
+    one, two = _shape(first), _shape(other)
     differing = [
         f"{group}.{name}={two[group].get(name)} (not {value})"
         for group, values in one.items()
@@ -151,6 +151,13 @@ def _check_shape(first: Member, other: Member) -> None:
             f"{other.directory} is another model than {first.directory}: {', '.join(differing)}; weights of different "
             "models cannot be averaged"
         )
+
+
+def _shape(member: Member) -> dict[str, dict[str, Any]]:
+    settings = to_dict(member.settings)
+    shape = run_shape(member.directory)
+    shape["arch"] |= {name: settings["arch"][name] for name in _ARCH}
+    return shape | {"data": {name: settings["data"][name] for name in _DATA}}
 
 
 def check_words(members: Sequence[Member], shards: Shards, vocabulary: str) -> None:

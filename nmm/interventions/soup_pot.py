@@ -17,7 +17,7 @@ from nmm.config import ConfigError
 from nmm.interventions.soup_mean import averaged, blend, fp32, stock
 from nmm.interventions.soup_members import Member
 from nmm.interventions.soup_select import Members
-from nmm.model.build import build
+from nmm.model.fusion import NativeMultimodalModel
 from nmm.origin import run_digest
 from nmm.start import initial_model, run_weights
 
@@ -27,7 +27,7 @@ class Pot:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = members
-        self.model = build(members[0].settings).eval()
+        self.model = NativeMultimodalModel(members[0].settings).eval()  # a member's weights replace all it has
         self.weights = self._once(self.model.state_dict())
         self.means = averaged(self.model)
         self.pool: Members = ()

@@ -103,16 +103,11 @@ class NativeMultimodalModel(nn.Module):
         """(B, T, D) outputs of the trunk, and one Routing a MoE layer."""
         return self.trunk(self.embed(batch), self.context(batch) if context is None else context, caches)
 
-    def forward(self, batch: Batch) -> Output:
-        return self._output(batch, self.head)
-
-    def bridge(self, batch: Batch) -> Output:
-        """The same with the head of stage=bridge: logits are those of the label, or pixels, (G, C) or (G, P)."""
-        return self._output(batch, self.bridge_head)
-
-    def _output(self, batch: Batch, head: nn.Module) -> Output:
+    def forward(self, batch: Batch, bridge: bool = False) -> Output:
+        """With ``bridge`` through the head of stage=bridge: logits are those of labels, or pixels, (G, C) or (G, P)."""
         x_BTD, routings = self.features(batch)
         at = batch.weights.reshape(-1).nonzero().squeeze(1)
+        head = self.bridge_head if bridge else self.head
         return Output(head(x_BTD.reshape(-1, x_BTD.shape[-1]).index_select(0, at)), at, routings)
 
 

@@ -1,9 +1,9 @@
 """How far the largest weights stand out: the published count, and measures that do not depend on the scale.
 
 ``above_1``, the share of |w| > 1, is what arXiv 2604.01833 counts, over all parameters at once. It mixes gains (which
-begin at 1) and embeddings with matrices, and is 0 in a small net, so the kinds are given apart. Free of scale, by tensor:
- ``above_6sd`` (share beyond six standard deviations of its tensor), ``kurtosis`` (fourth moment over squared
-variance, 3 for a normal distribution) and ``max_over_rms``, means over tensors weighted by their numbers of values.
+begin at 1) and embeddings with matrices, and is 0 in a small net, so the kinds are given apart. Free of scale:
+``above_6sd`` (share beyond six standard deviations of its tensor), ``kurtosis`` (fourth moment over squared variance, 3
+for a normal distribution) and ``max_over_rms``, means over tensors weighted by their numbers of values.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def pixel_shuffled(features_INC: Tensor, factor: int) -> Tensor:
         return features_INC
     images, number, width = features_INC.shape
     grid = math.isqrt(number) // factor
-    blocks = features_INC.view(images, grid, factor, grid, factor, width).transpose(2, 3)
+    blocks = features_INC.reshape(images, grid, factor, grid, factor, width).transpose(2, 3)
     return blocks.reshape(images, grid * grid, factor * factor * width)
 
 

@@ -47,7 +47,7 @@ class TrainingModule(lightning.LightningModule):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sums of ``nmm.model.loss`` over a micro-batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bf16"):
-            output = self.model(batch) if self.config.bridge is None else self.model.bridge(batch)
+            output = self.model(batch, bridge=self.config.bridge is not None)
         return loss_sums(output, batch, self.config)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:

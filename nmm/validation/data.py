@@ -98,4 +98,7 @@ def _validate_sources(config: RunConfig) -> None:
             "(three special words come first); set start.embeddings=fresh"
         )
     if config.stage.name in ("sft", "rft"):
-        raise ConfigError(f"stage.name={config.stage.name} needs the questions of a rendered world (data=world); data.sources have none")
+        raise ConfigError(
+            f"stage.name={config.stage.name} needs the questions of a rendered world (data=world); data.sources have "
+            "none"
+        )

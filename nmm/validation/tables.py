@@ -59,4 +59,5 @@ NOT_NEGATIVE = {
     "stage": ("num_classes", "labelled", "shift"),
     "schedule": ("warmup_steps",),
     "trainer": ("num_workers", "checkpoint_every_seconds", "checkpoint_every_steps", "eval_every_steps"),
+    "intervention": ("charged_flops",),
 }

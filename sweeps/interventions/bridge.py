@@ -24,8 +24,8 @@ WORLD = (
 )  # fmt: skip
 
 CLAIM = (
-    "Random-label bridge training (arXiv 2604.01833): a stage in which a language-pretrained decoder learns random labels "
-    "of pictures prepares it for vision, so that it then learns true labels better than without (an author's page gives "
+    "Random-label bridge training (arXiv 2604.01833): a stage in which a language-pretrained decoder learns random "
+    "labels of pictures prepares it for vision: it then learns true labels better than without (an author's page gives "
     "+2.4 points on CIFAR-100), and bridging only the first blocks is as good or better. The paper explains it by the "
     "different shares of outlier weights in language and vision models. The evident code runs one seed, and no control "
     "that is shuffled, rescaled or of equal compute. 2006.10455 is the theory of random labels behind it."
@@ -46,13 +46,13 @@ ARMS = (
     Arm("lm_shift", "treatment", "first half, pictures moved by up to a pixel at every delivery"),
     Arm("lm_next_patch", "baseline", "as many steps of predicting the next patch in place of labels"),
     Arm("lm_more", "baseline", "no bridge, its FLOPs spent on more classification steps"),
-    Arm("lm_truth", "ceiling", "bridge with true labels of all pictures, more than the budget of labels"),
+    Arm("lm_truth", "ceiling", "bridge with the true labels of its pictures"),
     Arm("rand_none", "baseline", "from scratch, no bridge"),
     Arm("rand_random", "baseline", "from scratch, random labels in all blocks"),
     Arm("rand_first", "baseline", "from scratch, random labels, first half"),
     Arm("rand_last", "baseline", "from scratch, random labels, last half"),
     Arm("rand_not_true", "baseline", "from scratch, labels that are never the true one"),
-    Arm("rand_truth", "ceiling", "from scratch, true labels"),
+    Arm("rand_truth", "ceiling", "from scratch, bridge with true labels"),
     Arm("rand_more", "baseline", "from scratch, a bridge's FLOPs spent on more classification steps"),
     Arm("rand_covariance", "baseline", "from scratch, patch projection drawn with the covariance of rand_random's"),
     Arm("shuffle_none", "baseline", "language weights shuffled within tensors: same values, no structure"),

@@ -104,7 +104,9 @@ class Chain:
             ("shuffle_first", some, LM, (self.first, "start.transform=shuffle")),
             ("rescaled_first", some, LM, (self.first, "start.transform=rescaled_random")),
         ]
-        same = (*self.label, f"budget.steps={self.plan.bridge_steps}", f"stage.lr_scale={self.plan.bridge_lr}")
+        plan = self.plan
+        same = (*self.label, f"budget.steps={plan.bridge_steps}", f"stage.lr_scale={plan.bridge_lr}",
+                f"stage.labelled={plan.bridge_labelled}")  # fmt: skip
         return [Asked(arm, seeds, start, (*same, *overrides)) for arm, seeds, start, overrides in listed]
 
     def after(self) -> list[Asked]:
@@ -113,9 +115,9 @@ class Chain:
 
     def _true(self, steps: int, labelled: int = 0) -> tuple[str, ...]:
         """True labels at a constant learning rate, so that every step is as good an end as the last one."""
-        plan = self.plan
-        return (*self.label, "stage.labels=truth", f"stage.labelled={labelled or plan.labelled}", f"budget.steps={steps}",
-                f"trainer.eval_every_steps={plan.every}", "schedule.cooldown_fraction=0")  # fmt: skip
+        number = labelled or self.plan.labelled
+        return (*self.label, "stage.labels=truth", f"stage.labelled={number}", f"budget.steps={steps}",
+                f"trainer.eval_every_steps={self.plan.every}", "schedule.cooldown_fraction=0")  # fmt: skip
 
     def _classifications(self) -> list[Asked]:
         """Without a bridge also for as many steps more as a bridge has, the first two."""

@@ -1,8 +1,8 @@
 """From the runs of the study of bridges to its rows.
 
 Four kinds of rows, by ``part``: main (one of every arm and seed), curve (accuracy along a classification, by
-``steps``), labels (by d, the labelled pictures), joint (image-text training). FLOPs: of a classification up to its step;
-a bridge is charged; ``lm_flops`` is what the language run took, for arms that begin with its weights, and not charged.
+``steps``), labels (by d, the labelled pictures), joint (image-text training). FLOPs: of a classification up to its
+step; a bridge is charged; ``with_lm`` also counts the language run, where an arm begins with its weights.
 """
 
 from __future__ import annotations
@@ -135,14 +135,17 @@ def joint_rows(runs: Runs, arm: str) -> list[dict[str, Any]]:
 
 def _row(runs: Runs, arm: str, seed: int, record: dict[str, Any], step: int) -> dict[str, Any]:
     """What every row has; metrics that it does not measure are null."""
+    flops = record["flops"]["total"] * step / record["steps"]
+    charged = runs.flops("bridge", OTHER_START.get(arm, arm), seed)
+    lm_flops = 0.0 if arm.startswith("rand") else runs.flops("lm", "lm", seed)
     return {
         "arm": arm,
         "seed": seed,
         "n": record["params"]["active_non_embedding"],
         "d": None,
-        "flops": record["flops"]["total"] * step / record["steps"],
-        "charged": runs.flops("bridge", OTHER_START.get(arm, arm), seed),
-        "lm_flops": 0.0 if arm.startswith("rand") else runs.flops("lm", "lm", seed),
+        "flops": flops,
+        "charged": charged,
+        "with_lm": flops + charged + lm_flops,
         "steps": step,
         **dict.fromkeys(METRICS),
     }

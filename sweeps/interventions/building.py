@@ -61,9 +61,7 @@ def records(runs: Path, skip_diverged: bool = False) -> list[dict[str, Any]]:
     entries = manifest.read(runs)
     ended = finished(runs, entries)
     if ended.open:
-        raise StudyError(
-            f"{len(ended.open)} runs of {runs} have no end (first: {ended.open[0]}); launch it again"
-        )
+        raise StudyError(f"{len(ended.open)} runs of {runs} have no end (first: {ended.open[0]}); launch it again")
     if ended.diverged and not skip_diverged:
         raise StudyError(
             f"{len(ended.diverged)} runs of {runs} diverged (first: {ended.diverged[0]}), so arms lack seeds"

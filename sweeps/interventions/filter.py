@@ -1,16 +1,17 @@
 """The study of perplexity filtering: a noisy pool of captions, a reference trained on others, what is kept, what it is
 worth, and what it loses.
 
-Two pools: in the main one all entities are about as common, in the other most of them are rare. Reference and scores
-are made for each pool; all losses are of the pool's clean validation captions, on the words that the picture shows.
+Three pools: in the main one all entities are about as common; in "rare" most of them are rare; in "dull" a fifth of the
+captions are one fixed text, and a tenth of the samples are copies of a few. Reference and scores are made for each
+pool; all losses are of the pool's clean validation captions, on the words that the picture shows.
 
     OUT/shards/POOL  OUT/shards/POOL-apart  OUT/shards/POOL-text  OUT/POOL-reference  OUT/kept/ARM  OUT/SWEEP
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,54 +35,70 @@ POOLS = {
     "even": ("+data.world.num_entities=48", "+data.world.name_words=8", "+data.world.zipf_exponent=0.5",
              "+data.world.tail_rank=32"),
     "rare": ("+data.world.num_entities=200", "+data.world.name_words=20", "+data.world.tail_rank=40"),
+    "dull": ("+data.world.num_entities=48", "+data.world.name_words=8", "+data.world.zipf_exponent=0.5",
+             "+data.world.tail_rank=32", "+data.world.boilerplate=0.2", "+data.world.boilerplate_texts=1",
+             "+data.world.repeated=0.1"),
 }  # fmt: skip
+SHARES = ("clean", "serial", "wrong", "boilerplate", "repeated")
 APART = 1_000_000_000  # number of the first training document of a reference
+SEED = 100  # of references
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One arm: options of `nmm filter` on its pool; none for the pool itself. ``sweep``: where its runs are."""
+    """One arm: options of `nmm filter` on its pool; none for the pool itself. ``sweeps``: where its runs are."""
 
     arm: Arm
-    sweep: str
+    sweeps: tuple[str, ...]
     pool: str = "even"
     options: tuple[str, ...] = ()
 
     @property
+    def drawn(self) -> bool:
+        """Whether its samples are drawn at random: then every seed has a draw of its own, and intervals know luck."""
+        return self.options[:1] in (("band=random",), ("band=clean",))
+
+    @property
     def reference(self) -> str:
         """Which reference scores for it: the pool's, its text-only one, or none."""
-        if not self.options or self.options[0] in ("band=random", "band=clean"):
+        if not self.options or self.drawn:
             return ""
         return "text-reference" if "score=text_only" in self.options else "reference"
 
 
 ARMS = (
-    Kept(Arm("full", "control", "the whole noisy pool"), "ladder"),
-    Kept(Arm("random", "baseline", "a random fifth of the pool"), "ladder", options=("band=random",)),
-    Kept(Arm("lowest", "treatment", "the fifth of lowest perplexity given the picture"), "ladder",
+    Kept(Arm("full", "control", "the whole noisy pool"), ("ladder", "long")),
+    Kept(Arm("random", "baseline", "a random fifth of the pool"), ("ladder",), options=("band=random",)),
+    Kept(Arm("lowest", "treatment", "the fifth of lowest perplexity given the picture"), ("ladder",),
          options=("band=lowest",)),
-    Kept(Arm("clean", "ceiling", "a fifth drawn among the samples without noise, by their labels"), "controls",
+    Kept(Arm("clean", "ceiling", "a fifth drawn among the samples without noise, by their labels"), ("controls",),
          options=("band=clean",)),
-    Kept(Arm("middle", "baseline", "the fifth in the middle of the same ranking"), "controls",
+    Kept(Arm("middle", "baseline", "the fifth in the middle of the same ranking"), ("controls",),
          options=("band=middle",)),
-    Kept(Arm("highest", "baseline", "the fifth of highest perplexity"), "controls",
+    Kept(Arm("highest", "baseline", "the fifth of highest perplexity"), ("controls",),
          options=("band=highest",)),
-    Kept(Arm("blind", "baseline", "lowest, the same reference with the picture blanked"), "controls",
+    Kept(Arm("blind", "baseline", "lowest, the same reference with the picture blanked"), ("controls",),
          options=("band=lowest", "score=blind")),
-    Kept(Arm("text_only", "baseline", "lowest, by a reference trained on the captions' text alone"), "controls",
+    Kept(Arm("text_only", "baseline", "lowest, by a reference trained on the captions' text alone"), ("controls",),
          options=("band=lowest", "score=text_only")),
-    Kept(Arm("summed", "baseline", "lowest by the summed NLL, not its mean"), "controls",
+    Kept(Arm("summed", "baseline", "lowest by the summed NLL, not its mean"), ("controls",),
          options=("band=lowest", "score=summed")),
-    Kept(Arm("length_normalised", "treatment", "lowest among captions of equal length"), "controls",
+    Kept(Arm("length_normalised", "treatment", "lowest among captions of equal length"), ("controls",),
          options=("band=lowest", "score=length_normalised")),
-    Kept(Arm("rare_full", "baseline", "where most entities are rare: the whole pool"), "rare", "rare"),
-    Kept(Arm("rare_random", "baseline", "there, a random fifth"), "rare", "rare", ("band=random",)),
-    Kept(Arm("rare_lowest", "treatment", "there, the fifth of lowest perplexity"), "rare", "rare", ("band=lowest",)),
+    Kept(Arm("rare_full", "baseline", "where most entities are rare: the whole pool"), ("rare",), "rare"),
+    Kept(Arm("rare_random", "baseline", "there, a random fifth"), ("rare",), "rare", ("band=random",)),
+    Kept(Arm("rare_lowest", "treatment", "there, the fifth of lowest perplexity"), ("rare",), "rare",
+         ("band=lowest",)),
+    Kept(Arm("dull_full", "baseline", "where one fixed text fills a fifth: the whole pool"), ("dull",), "dull"),
+    Kept(Arm("dull_random", "baseline", "there, a random fifth"), ("dull",), "dull", ("band=random",)),
+    Kept(Arm("dull_lowest", "treatment", "there, the fifth of lowest perplexity"), ("dull",), "dull",
+         ("band=lowest",)),
+    Kept(Arm("dull_middle", "baseline", "there, the fifth in the middle"), ("dull",), "dull", ("band=middle",)),
 )  # fmt: skip
 METRICS = (
-    Metric("loss_grounded", "loss of what the picture shows, clean validation (nats a word)", "lower"),
-    Metric("loss_tail", "the same of the rarer entities (nats a word)", "lower"),
-    Metric("loss_caption", "loss of whole clean validation captions (nats a token)", "lower"),
+    Metric("loss_grounded", "grounded loss (nats a word)", "lower"),
+    Metric("loss_tail", "grounded loss of rarer entities (nats a word)", "lower"),
+    Metric("loss_caption", "caption loss (nats a token)", "lower"),
 )
 MEASURED_ON = (
     "A procedural world of one or two objects a picture, early fusion, widths 16 to 32. 60 % of the training captions "
@@ -98,30 +115,34 @@ class Scale:
     pool_tokens: int
     apart_tokens: int
     eval_samples: int
-    reference: Mapping[str, Any]
-    text_tokens: int  # of the text-only reference's training
+    reference_tokens: int  # of the training of a reference
+    text_tokens: int  # and of the text-only one
     sweeps: Mapping[str, Mapping[str, Any]]
 
 
 def scale_of(scale: str) -> Scale:
-    """Grids: the ladder is the recipe's, the controls have its middle size and all but the last token count."""
+    """Grids: the ladder is the recipe's; everything else has its middle size.
+
+    The whole pool is trained for longer still, so that there is something to compare a charged arm with.
+    """
     ladder = recipe("intervention_filter")
+    long = ladder.pop("tokens_of")
     if scale == "tiny":
-        eager = [o for o in ladder["overrides"] if "compile" not in o and "eval_rows" not in o]
+        eager = [o for o in ladder["overrides"] if "compile" not in o and "eval_rows" not in o and "warmup" not in o]
         overrides = [*eager, "trainer.compile=off", "data.eval_rows=8", "schedule.warmup_steps=4"]
         ladder = {**ladder, "sizes": ["d16"], "tokens": [8_192, 16_384], "seeds": [0, 1, 2], "overrides": overrides}
-        controls, rare = {**ladder, "tokens": [16_384]}, {**ladder, "tokens": [16_384]}
-        sizes = {"pool_tokens": 20_000, "apart_tokens": 8_000, "eval_samples": 100, "text_tokens": 6_000}
-        reference = {**ladder, "tokens": [24_576], "seeds": [100], "trunks": False}
-        del reference["cooldown_fraction"]
-    else:
-        middle = ladder["sizes"][len(ladder["sizes"]) // 2]
-        controls = {**ladder, "sizes": [middle], "tokens": ladder["tokens"][:-1]}
-        rare = {**ladder, "sizes": [middle], "tokens": [ladder["tokens"][1], ladder["tokens"][-1]]}
-        sizes = {"pool_tokens": 1_000_000, "apart_tokens": 450_000, "eval_samples": 2000, "text_tokens": 250_000}
-        reference = {**ladder, "sizes": [ladder["sizes"][-1]], "tokens": [500_000], "seeds": [100], "trunks": False}
-        del reference["cooldown_fraction"]
-    return Scale(**sizes, reference=reference, sweeps={"ladder": ladder, "controls": controls, "rare": rare})
+        one = {**ladder, "tokens": [16_384]}
+        return Scale(20_000, 8_000, 100, 24_576, 6_000, {"ladder": ladder, "controls": one, "rare": one, "dull": one})
+    middle = next(iter(long))
+    controls = {**ladder, "sizes": [middle], "tokens": [125_000, 500_000]}
+    sweeps = {
+        "ladder": {**ladder, "tokens_of": long},
+        "long": {**controls, "tokens": [2_000_000, 4_000_000]},
+        "controls": controls,
+        "rare": {**controls, "tokens": [500_000]},
+        "dull": {**controls, "tokens": [250_000]},
+    }
+    return Scale(1_000_000, 450_000, 2000, 500_000, 250_000, sweeps)
 
 
 def study(out: Path, scale: str) -> Study:
@@ -137,7 +158,7 @@ def study(out: Path, scale: str) -> Study:
         metrics=METRICS,
         measured_on=MEASURED_ON,
         steps=steps(out, plan),
-        collect=collect,
+        collect=partial(collect, tuple(plan.sweeps)),
     )
 
 
@@ -151,12 +172,13 @@ def steps(out: Path, plan: Scale) -> tuple[Step, ...]:
             made.append(
                 Step(f"shards-{name}", ("shards", *WORLD, *world, *asked), _shards(out, name) / "manifest.json")
             )
-        made += sweep_steps(out, f"{pool}-reference", _reference(out, plan, f"{pool}-apart"))
+        made.append(_reference(out, plan, pool, "reference", f"{pool}-apart", plan.reference_tokens))
         if any(kept.pool == pool and kept.reference == "text-reference" for kept in ARMS):
             made.append(_text(out, pool))
-            spec = _reference(out, plan, f"{pool}-text") | {"tokens": [plan.text_tokens]}
-            made += sweep_steps(out, f"{pool}-text-reference", spec)
-    made += [_filter(out, kept) for kept in ARMS if kept.options]
+            made.append(_reference(out, plan, pool, "text-reference", f"{pool}-text", plan.text_tokens))
+    for kept in ARMS:
+        seeds = plan.sweeps[kept.sweeps[0]]["seeds"] if kept.drawn else [None]
+        made += [_filter(out, kept, seed) for seed in seeds if kept.options]
     for name, grid in plan.sweeps.items():
         made += sweep_steps(out, f"runs-{name}", partial(with_arms, out, name, grid))
     return tuple(made)
@@ -166,9 +188,12 @@ def _shards(out: Path, name: str) -> Path:
     return out / "shards" / name
 
 
-def _reference(out: Path, plan: Scale, shards: str) -> dict[str, Any]:
-    overrides = [*plan.reference["overrides"], f"data.path={_shards(out, shards)}"]
-    return {**plan.reference, "name": "intervention_filter_reference", "overrides": overrides}
+def _reference(out: Path, plan: Scale, pool: str, name: str, shards: str, tokens: int) -> Step:
+    """A run whose seed no other run has; `nmm filter` takes the folder, which holds nothing else."""
+    folder, grid = out / f"{pool}-{name}", plan.sweeps["ladder"]
+    given = (f"arch={grid['archs'][0]}", f"size={grid['sizes'][-1]}", f"budget.tokens={tokens}", f"seed={SEED}",
+             f"data.path={_shards(out, shards)}", f"out={folder}", "trainer.progress=false")  # fmt: skip
+    return Step(f"train-{pool}-{name}", ("train", *given, *grid["overrides"]), folder)
 
 
 def _text(out: Path, pool: str) -> Step:
@@ -178,20 +203,29 @@ def _text(out: Path, pool: str) -> Step:
     return Step(f"filter-{pool}-text", command, folder / "filter.json")
 
 
-def _filter(out: Path, kept: Kept) -> Step:
+def kept_in(out: Path, kept: Kept, seed: int | str | None) -> Path:
+    """The folder with an arm's samples."""
+    if not kept.options:
+        return _shards(out, kept.pool)
     folder = out / "kept" / kept.arm.name
-    reference = (f"reference={out / f'{kept.pool}-{kept.reference}'}",) if kept.reference else ()
-    command = ("filter", f"data={_shards(out, kept.pool)}", f"out={folder}", "keep=0.2", *kept.options, *reference)
-    return Step(f"filter-{kept.arm.name}", command, folder / "filter.json")
+    return folder / f"s{seed}" if kept.drawn else folder
+
+
+def _filter(out: Path, kept: Kept, seed: int | None) -> Step:
+    folder = kept_in(out, kept, seed)
+    by = (f"reference={out / f'{kept.pool}-{kept.reference}'}",) if kept.reference else (f"seed={seed}",)
+    command = ("filter", f"data={_shards(out, kept.pool)}", f"out={folder}", "keep=0.2", *kept.options, *by)
+    name = f"filter-{kept.arm.name}" + (f"-s{seed}" if kept.drawn else "")
+    return Step(name, command, folder / "filter.json")
 
 
 def with_arms(out: Path, sweep: str, grid: Mapping[str, Any]) -> dict[str, Any]:
     """A sweep's keys with its arms: which samples, and what was spent to choose them."""
     arms = {}
     for kept in ARMS:
-        if kept.sweep == sweep:
-            folder = out / "kept" / kept.arm.name if kept.options else _shards(out, kept.pool)
-            arms[kept.arm.name] = [f"data.path={folder}", f"intervention.charged_flops={charged(out, kept)!r}"]
+        if sweep in kept.sweeps:
+            path = f"data.path={kept_in(out, kept, '{seed}')}"
+            arms[kept.arm.name] = [path, f"intervention.charged_flops={charged(out, kept)!r}"]
     return {**grid, "name": f"intervention_filter_{sweep}", "arms": arms}
 
 
@@ -199,18 +233,18 @@ def charged(out: Path, kept: Kept) -> float:
     """FLOPs of scoring the pool and of training the reference; 0 for what needs neither."""
     if not kept.reference:
         return 0.0
-    cost = read_json(out / "kept" / kept.arm.name / "filter.json")["cost"]
+    cost = read_json(kept_in(out, kept, None) / "filter.json")["cost"]
     return float(cost["scoring_flops"] + cost["reference_flops"])
 
 
-def collect(out: Path) -> list[dict[str, Any]]:
+def collect(sweeps: Sequence[str], out: Path) -> list[dict[str, Any]]:
     """One row a finished run, with what its arm kept."""
     by_arm = {kept.arm.name: kept for kept in ARMS}
     rows = []
-    for sweep in dict.fromkeys(kept.sweep for kept in ARMS):
+    for sweep in sweeps:
         for record in records(out / f"runs-{sweep}"):
             kept = by_arm[record["intervention"]["arm"]]
-            rows.append(_row(record, kept) | kept_facts(out, kept))
+            rows.append(_row(record, kept) | kept_facts(out, kept, record["seed"]))
     return rows
 
 
@@ -221,23 +255,19 @@ def _row(record: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
         "loss_tail": result["grounded"].get("loss_tail"),
         "loss_caption": result["loss"]["caption"],
     }
-    more = {"size": record["size"], "pool": kept.pool, "sweep": kept.sweep, "unique": tokens["unique"]}
+    more = {"size": record["size"], "pool": kept.pool, "positions": tokens["positions"], "unique": tokens["unique"]}
     return row_of(record, **marks, **more, epochs=tokens["total"] / tokens["unique"])
 
 
-def kept_facts(out: Path, kept: Kept) -> dict[str, Any]:
+def kept_facts(out: Path, kept: Kept, seed: int) -> dict[str, Any]:
     """Precision, recall, coverage and cost of an arm's choice; of the whole pool what the random choice says of it."""
-    source = kept if kept.options else replace(kept, arm=_random_of(kept.pool))
-    report = read_json(out / "kept" / source.arm.name / "filter.json")
+    drawn = next(one for one in ARMS if one.pool == kept.pool and one.options[:1] == ("band=random",))
+    report = read_json(kept_in(out, kept if kept.options else drawn, seed) / "filter.json")
     side = "kept" if kept.options else "pool"
     total = report["kept"] if kept.options else report["samples"]
     labels = report["truth"]["labels"]
-    shares = {f"share_{name}": labels.get(name, {side: 0})[side] / total for name in ("clean", "serial", "wrong")}
+    shares = {f"share_{name}": labels.get(name, {side: 0})[side] / total for name in SHARES}
     covered = {name: report["coverage"][side][name] for name in ("entities", "entity_entropy", "tail_share")}
     recall = report["truth"]["recall"] if kept.options else 1.0
     costs = {"scoring_flops": report["cost"]["scoring_flops"], "reference_flops": report["cost"]["reference_flops"]}
     return {"samples": total, **shares, "recall": recall, **covered, **costs}
-
-
-def _random_of(pool: str) -> Arm:
-    return next(kept.arm for kept in ARMS if kept.pool == pool and kept.options[:1] == ("band=random",))

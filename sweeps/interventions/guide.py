@@ -90,7 +90,7 @@ def study(out: Path, scale: str) -> Study:
         measured_on=(
             f"sums modulo 4 over four objects of rendered pictures, {size.test_questions:,} held-out questions a model "
             f"and {len(size.seeds)} seeds; {', '.join(size.sizes)} pretrained alike for {size.pretrain_steps} steps, "
-            f"tuned {size.rft_steps} steps by group-normalised policy gradient"
+            f"tuned {size.rft_steps} steps by group-normalised policy gradient."
         ),
         steps=_steps(out, size),
         collect=partial(collect, scale=size),
@@ -212,7 +212,7 @@ class _Facts:
         return {
             "arm": arm,
             "seed": seed,
-            "n": self.params[big],
+            "n": self.params[labels.get("model", big)],
             "d": None,
             "flops": marks["flops_a_question"],
             "charged": charged,

@@ -1,6 +1,7 @@
 """What the study of guided decoding asks: which runs are tuned how, and every setting of its two exams. Plain values.
 
-Labels of a setting say which row of the results it becomes; ``find`` gives its marks back.
+Labels of a setting say which row of the results it becomes (``model``: the size that answers, where that is not the big
+one); ``marks_of`` gives its marks back.
 """
 
 from __future__ import annotations
@@ -50,19 +51,19 @@ class Scale:
 
 
 CPU = Scale(
-    sizes=("d16", "d24", "d32", "d48", "d64"),
+    sizes=("d16", "d24", "d32", "d48"),
     seeds=(0, 1, 2),
-    pairs=(("d16", "d24"), ("d16", "d32"), ("d16", "d48"), ("d16", "d64"), ("d24", "d64")),
-    main=("d16", "d48"),
-    larger="d64",
+    pairs=(("d16", "d24"), ("d16", "d32"), ("d16", "d48"), ("d24", "d48")),
+    main=("d16", "d32"),
+    larger="d48",
     pretrain_steps=800,
-    rft_steps=60,
+    rft_steps=40,
     early_steps=8,
     prompts=32,
     train_tokens=820_000,
-    val_questions=500,
-    test_questions=2000,
-    drawn_questions=500,
+    val_questions=400,
+    test_questions=1000,
+    drawn_questions=400,
     samples=16,
 )
 TINY = Scale(
@@ -241,6 +242,7 @@ def _controls(
         worse = runs | {"expert": str(tuned_at(out, name, seed))}
         for arm, found in ((f"guided_{name}", worse), (f"expert_{name}", {"base": worse["expert"]})):
             labels = {"arm": arm, "seed": seed, "small": small, "big": big, "alpha": alpha if len(found) > 1 else None}
+            labels |= {"model": small} if len(found) == 1 else {}
             settings.append(
                 _setting(scale.test_questions, "test", found, labels, arm, alpha if len(found) > 1 else 0.0)
             )
@@ -251,6 +253,7 @@ def _controls(
         ("drawn_tuned", {"base": str(tuned_at(out, big, seed))}),
     ):
         labels = {"arm": arm, "seed": seed, "small": small, "big": big, "alpha": alpha if len(found) > 1 else None}
+        labels |= {"model": small} if arm == "drawn_expert" else {}
         setting = _setting(scale.drawn_questions, "test", found, labels, arm, alpha if len(found) > 1 else 0.0)
         settings.append(setting | {"samples": scale.samples, "counts": list(scale.counts), "seed": seed})
     return settings

@@ -7,7 +7,7 @@ token counts; positions, encoders and projections are in each run's own FLOPs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,25 @@ WORLD = (
     "+data.world.count_phrase=0",
 )  # fmt: skip
 SMALL = ("data.picture_size=16", "data.image_size=8")
+SMALLEST = ("data.picture_size=16", "data.image_size=4", "data.patch_size=2")
 PIECES: dict[str, tuple[str, ...]] = {
     "native": ("data.image_size=16",),
     "shuffle": ("data.image_size=16", "arch.pixel_shuffle=2"),
     "thumb": SMALL,
     "tiles": (*SMALL, "data.tiles=4"),
     "fine": (*SMALL, "data.patch_size=2"),
+    "blur": SMALLEST,
+    "blur-tiles": (*SMALLEST, "data.tiles=4"),
     "coarse": ("data.image_size=16", "data.patch_size=8"),
     "dual": ("data.image_size=16", "arch.vision_model2=sized"),
 }
 OF_ARCH = {
-    "early": ("native", "shuffle", "thumb", "tiles", "fine"),
-    "late": ("native", "shuffle", "coarse", "dual", "thumb", "tiles", "fine"),
+    "early": ("native", "shuffle", "thumb", "tiles", "fine", "blur", "blur-tiles"),
+    "late": ("native", "shuffle", "coarse", "dual", "blur", "blur-tiles"),
 }
-POSITIONS = {"native": 16, "shuffle": 4, "thumb": 4, "tiles": 20, "fine": 16, "coarse": 4, "dual": 16}  # of a picture
+TINY = {"early": ("native", "thumb", "tiles"), "late": ("native", "shuffle", "dual")}
+POSITIONS = {"native": 16, "shuffle": 4, "thumb": 4, "tiles": 20, "fine": 16, "blur": 4, "blur-tiles": 20, "coarse": 4,
+             "dual": 16}  # of a picture  # fmt: skip
 TEXT_TOKENS = 15  # of a caption of this world, about: rows of validation are to hold the same documents in every arm
 
 WHAT = {
@@ -48,9 +53,13 @@ WHAT = {
     "thumb": "the picture made smaller to 8 x 8 pixels: 4 positions",
     "tiles": "four tiles of 8 x 8 pixels and the thumbnail: 20 positions",
     "fine": "the thumbnail in patches of 2 x 2 pixels: 16 positions, no more pixels",
+    "blur": "the picture made smaller to 4 x 4 pixels, an object is one or two of them: 4 positions",
+    "blur-tiles": "four tiles of 4 x 4 pixels, 8 x 8 in all, and that thumbnail: 20 positions",
 }
-ROLES: Mapping[str, Any] = {"native": "control", "thumb": "control", "shuffle": "treatment", "tiles": "treatment",
-                            "dual": "treatment", "fine": "baseline", "coarse": "baseline"}  # fmt: skip
+ROLES: Mapping[str, Any] = {
+    "native": "control", "thumb": "control", "blur": "control", "shuffle": "treatment", "tiles": "treatment",
+    "blur-tiles": "treatment", "dual": "treatment", "fine": "baseline", "coarse": "baseline",
+}  # fmt: skip
 CLAIM = (
     "POINTS (arXiv 2409.04828, table 1; mean of 8 benchmarks of a 9B model): dynamic tiles that keep the aspect, with "
     "a thumbnail and pixel shuffle, 51.1 -> 53.4; a second vision encoder whose features are averaged in, 53.4 -> "
@@ -67,10 +76,10 @@ MEASURED_ON = (
 
 def study(out: Path, scale: str) -> Study:
     """The study in ``out``; scale tiny is for looking at the machinery."""
-    grid = recipe("intervention_pieces")
+    grid, arms = recipe("intervention_pieces"), TINY if scale == "tiny" else OF_ARCH
     if scale == "tiny":
-        tiny = ["schedule.warmup_steps=4", "trainer.compile=off", "arch.pairing=none"]
-        grid |= {"sizes": ["d16"], "tokens": [4_096, 8_192], "seeds": [0, 1], "overrides": tiny}
+        tiny = ["schedule.warmup_steps=2", "trainer.compile=off", "arch.pairing=none"]
+        grid |= {"sizes": ["d16"], "tokens": [2_048, 4_096], "seeds": [0, 1], "overrides": tiny}
     documents = 40 if scale == "tiny" else 1_200  # of validation
     return Study(
         method="pieces",
@@ -80,7 +89,7 @@ def study(out: Path, scale: str) -> Study:
         control="early-native",
         arms=tuple(
             Arm(f"{arch}-{piece}", ROLES[piece], f"{arch} fusion; {WHAT[piece]}")
-            for arch, pieces in OF_ARCH.items()
+            for arch, pieces in arms.items()
             for piece in pieces
         ),
         metrics=(
@@ -89,12 +98,12 @@ def study(out: Path, scale: str) -> Study:
             Metric("caption", "excess of captions (nats a token)", "lower"),
         ),
         measured_on=MEASURED_ON,
-        steps=steps(out, grid, documents),
+        steps=steps(out, grid, arms, documents),
         collect=collect,
     )
 
 
-def steps(out: Path, grid: Mapping[str, Any], documents: int) -> tuple[Step, ...]:
+def steps(out: Path, grid: Mapping[str, Any], arms: Mapping[str, Sequence[str]], documents: int) -> tuple[Step, ...]:
     """Shards, then one sweep an architecture."""
     most = max(grid["tokens"])
     render = (
@@ -102,14 +111,15 @@ def steps(out: Path, grid: Mapping[str, Any], documents: int) -> tuple[Step, ...
         f"train_tokens={most}", f"eval_samples={round(documents * 1.3)}", f"workers={WORKERS}",
     )  # fmt: skip
     made = Step("shards", render, out / "shards" / "manifest.json")
-    return (made, *(step for arch in OF_ARCH for step in sweep_steps(out, arch, sweep(out, arch, grid, documents))))
+    sweeps = (sweep_steps(out, arch, sweep(out, arch, grid, pieces, documents)) for arch, pieces in arms.items())
+    return (made, *(step for several in sweeps for step in several))
 
 
-def sweep(out: Path, arch: str, grid: Mapping[str, Any], documents: int) -> dict[str, Any]:
+def sweep(out: Path, arch: str, grid: Mapping[str, Any], pieces: Sequence[str], documents: int) -> dict[str, Any]:
     """The sweep file of one architecture. ``documents``: held-out captions that every arm is measured on, about."""
     context = 128
     arms = {}
-    for piece in OF_ARCH[arch]:
+    for piece in pieces:
         length = POSITIONS[piece] + TEXT_TOKENS
         rows = -(-documents // (context // length))
         arms[f"{arch}-{piece}"] = [*PIECES[piece], f"data.eval_rows={rows}"]

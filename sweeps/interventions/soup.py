@@ -85,7 +85,8 @@ ARMS = (
     Arm("plateau_best_single", "baseline", "from there, the best of the k fine-tunes on D + d_i"),
     Arm("plateau_uniform", "treatment", "from there, mean of the k fine-tunes"),
     Arm("plateau_greedy", "treatment", "from there, greedy soup of them"),
-    Arm("plateau_joint", "baseline", "from there, joint training for as many steps, and for k times as many"),
+    Arm("plateau_joint", "baseline", "from there, joint training for as many steps as one member"),
+    Arm("plateau_joint_long", "baseline", "from there, joint training for as many steps as all k members"),
 )
 
 
@@ -97,7 +98,7 @@ def scale_of(scale: str) -> Scale:
                      joint=(6, 18), after=6, base_tokens=40_000, tune_tokens=20_000, eval_samples=60)  # fmt: skip
     return Scale(
         arch=grid["archs"][0], size=grid["sizes"][0], seeds=tuple(grid["seeds"]), tokens=grid["tokens"][0], lr=2e-3,
-        lrs=(1e-3, 4e-3), lengths=(100, 200, 400), joint=(100, 200, 400, 800, 1200), after=200,
+        lrs=(1e-3, 4e-3), lengths=(100, 200, 400), joint=(12, 25, 50, 100, 200, 400, 800, 1200), after=200,
         base_tokens=700_000, tune_tokens=250_000, eval_samples=500,
     )  # fmt: skip
 

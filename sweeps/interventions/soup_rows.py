@@ -29,7 +29,9 @@ def collect(out: Path, plan: Scale) -> list[dict[str, Any]]:
         before = sunk[soup.seed] if soup.arm in ("plateau_joint", "plateau_uniform", "plateau_greedy") else 0.0
         common = {"seed": soup.seed, "n": size[soup.seed], "d": None, "steps": soup.steps, "k": len(soup.runs)}
         common["spent"] = soup.steps * len(soup.runs)  # steps of training in all: equal costs have equal ones
-        rows.append({"arm": soup.arm, **common, **_cost(made, before), **_marks(made["marks"]), **_shape(made)})
+        long = soup.arm == "plateau_joint" and soup.steps > plan.after
+        arm = f"{soup.arm}_long" if long else soup.arm
+        rows.append({"arm": arm, **common, **_cost(made, before), **_marks(made["marks"]), **_shape(made)})
         if soup.arm in ("uniform", "plateau_uniform"):
             arm = soup.arm.replace("uniform", "best_single")
             single = {"kept": 1, "evaluations": len(soup.runs)}

@@ -13,7 +13,8 @@ METHODS = ("uniform", "greedy", "maximum", "individual_select", "model_stock")
 @dataclass(frozen=True)
 class Scale:
     """Sizes of the study. lengths: steps of a fine-tune, the last being that of all other arms; joint: steps of joint
-    training, which should hold every length and k times each; after: steps of what goes on from the longest of these.
+    training, which should hold every length, k times each, and fewer, down to what is no better than the poorest soup;
+    after: steps of what goes on from the longest of these.
     """
 
     arch: str
@@ -80,9 +81,10 @@ def tunings(out: Path, plan: Scale, after: bool = False) -> Iterator[list[str]]:
         groups = [
             (plan.extra, (plan.lr,), plan.lengths),
             (("D",), (plan.lr, *plan.lrs), (plan.main,)),
-            (("joint",), (plan.lr,), plan.joint),
+            (("joint",), (plan.lr,), [steps for steps in plan.joint if steps >= plan.lengths[0]]),
+            (("joint",), (plan.lr,), [steps for steps in plan.joint if steps < plan.lengths[0]]),  # of a shorter warmup
         ]
-    for names, lrs, lengths in groups:
+    for names, lrs, lengths in (group for group in groups if group[2]):
         where = tuned(out, "${intervention.arm}", "${optim.lr}", "${budget.steps}", "${seed}", folder)
         yield [
             f"intervention.arm={','.join(names)}",

@@ -132,7 +132,7 @@ def plan_sweep(directory: Path, **changes: Any) -> list[Entry]:
             arch=Arch(name=chosen["arch"]),
             size=Size(name=chosen["size"], width=int(chosen["size"][1:]), num_heads=1),
             data=Data(path=str(shards)),
-            schedule=Schedule(warmup_steps=4),
+            schedule=Schedule(warmup_steps=int(chosen.get("schedule.warmup_steps", 4))),
             trainer=Trainer(rows_per_step=2),
         )
 

@@ -59,6 +59,6 @@ def test_a_failing_step_stops_with_its_own_words(tmp_path: Path) -> None:
     failed = run("intervention", "pieces", "out=study", "scale=cpu", cwd=tmp_path)
     assert failed.returncode == 2
     assert "step runs-plan ended with status 2" in failed.stderr
-    assert "optim.lr='no number' must be of type float" in failed.stderr
-    assert "1/4 shards" in failed.stdout
+    assert "holds no manifest.json, so there are no finished shards; run `nmm shards" in failed.stderr
+    assert "The command was: nmm sweep plan sweep=" in failed.stderr
     assert not (tmp_path / "study" / "results.jsonl").exists()

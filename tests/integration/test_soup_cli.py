@@ -1,4 +1,4 @@
-"""Soups as a user makes them: fine-tunes of one run averaged by `nmm soup`, and what every other command does with it."""
+"""Soups as a user makes them: fine-tunes of one run, averaged by `nmm soup`, and what other commands do with them."""
 
 from __future__ import annotations
 

@@ -95,6 +95,21 @@ def test_a_resumed_run_is_one_curve_and_its_lost_work_shows(chromium: Browser, d
     assert dom.count('class="resumed"') == 1 and "lost work, made again" in dom
 
 
+def test_arms_have_a_column_and_a_colour_each(chromium: Browser, directory: Path, tmp_path: Path) -> None:
+    arms = {"control": [], "gentle": ["schedule.warmup_steps=3"]}
+    entries = plan_sweep(directory, arms=arms)
+    trunks = {e.arm: e.run_id for e in entries if e.role == "trunk" and e.config.size.name == "d16"}
+    for run in trunks.values():
+        log_losses(directory / run, range(1, 30))
+    chromium.open(write(directory, tmp_path / "page.html"))
+    dom = chromium.dom()
+    assert [name in dom for name in ('data-key="arm"', "<td>control</td>", "<td>gentle</td>")] == [True] * 3
+    colours = dict(re.findall(r'<g data-run="([^"]*)" style="([^"]*)"', dom))
+    assert len({colours[run] for run in trunks.values()}) == 2
+    chromium.open(write(directory, tmp_path / "page.html"), "#q=gentle")
+    assert set(rows(chromium.dom())) == {e.run_id for e in entries if e.arm == "gentle"}
+
+
 @pytest.fixture
 def mixed(directory: Path, tmp_path: Path) -> tuple[Path, str]:
     """A page of a done, a failed, a pending pair and a blocked pair of runs; and which one failed."""

@@ -1,4 +1,4 @@
-"""Stage bridge: what learns, what it costs, what a start brings, what is refused, run ids, and that nobody else's run id moves."""
+"""Stage bridge: what learns, what it costs, what a start brings, what is refused, and that no other run id moves."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bridge(make_config: MakeConfig, arch: str = "early", size: Any = "d16", /, *
 
 def loss_of(model: NativeMultimodalModel, config: RunConfig) -> Tensor:
     batch = training_batch(config)
-    sums = loss_sums(model.bridge(batch), batch, config)
+    sums = loss_sums(model(batch, bridge=True), batch, config)
     return objective(sums, batch.weights.sum(), config)
 
 
@@ -107,12 +107,12 @@ def test_the_next_patch_is_predicted_from_those_before_it(make_config: MakeConfi
     with torch.no_grad():
         model.bridge_head.weight.normal_(generator=torch.Generator().manual_seed(0))
     images, patches, _ = batch.patches.shape
-    output = model.bridge(batch)
+    output = model(batch, bridge=True)
     assert output.logits.shape == (images * (patches - 1), 3 * 8 * 8)
     changed = batch.patches.clone()
     changed[:, 5:] = 255 - changed[:, 5:]
     before = output.logits.view(images, patches - 1, -1)
-    after = model.bridge(dataclasses.replace(batch, patches=changed)).logits.view(before.shape)
+    after = model(dataclasses.replace(batch, patches=changed), bridge=True).logits.view(before.shape)
     assert torch.equal(before[:, :5], after[:, :5]) and not torch.equal(before[:, 5], after[:, 5])
     zero = build(config)  # predicts 0: the loss is the mean square of the pixels to come
     pixels = (batch.patches[:, 1:].float() / 255 - 0.2) * 3

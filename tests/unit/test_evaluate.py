@@ -121,6 +121,38 @@ def test_an_untrained_model_is_at_log_vocabulary(make_config: Callable[..., RunC
         assert value == pytest.approx(math.log(config.data.vocab_size), rel=1e-6)
 
 
+def test_what_captions_say_of_their_pictures(
+    model: NativeMultimodalModel, batches: dict[str, list[Batch]], evaluation: dict[str, Any]
+) -> None:
+    found = [t for b in batches["caption"] for t in tokens_one_by_one(model, b) if t[2] in "cszl"]
+    expected = sum(loss for loss, _, _ in found) / len(found), -sum(known for _, known, _ in found) / len(found)
+    assert evaluation["grounded"] == {
+        "loss": pytest.approx(expected[0], rel=1e-6),
+        "entropy": pytest.approx(expected[1], rel=1e-6),
+        "targets": len(found),
+    }
+    assert "grounded" not in evaluate(model, {"text": batches["text"]}, {"text": 1.0})
+
+
+def test_words_of_rare_entities_are_counted_apart_too(
+    model: NativeMultimodalModel, batches: dict[str, list[Batch]], evaluation: dict[str, Any]
+) -> None:
+    """Capitals are the same classes; here those of every second batch."""
+
+    def capitals(batch: Batch) -> Batch:
+        grounded = sum(batch.classes == ord(letter) for letter in "cszln").bool()
+        return dataclasses.replace(batch, classes=torch.where(grounded, batch.classes - 32, batch.classes))
+
+    rare = [batch for number, batch in enumerate(batches["caption"]) if number % 2]
+    mixed = [capitals(b) if number % 2 else b for number, b in enumerate(batches["caption"])]
+    result = evaluate(model, {**batches, "caption": mixed}, MIXTURE)
+    apart = evaluate(model, {"caption": rare}, {"caption": 1.0})["grounded"]
+    tail = {f"{name}_tail": pytest.approx(value, rel=1e-6) for name, value in apart.items()}
+    whole = {name: pytest.approx(value, rel=1e-9) for name, value in evaluation["grounded"].items()}
+    assert result["grounded"] == {**whole, **tail}
+    assert result["class_excess"] == pytest.approx(evaluation["class_excess"], rel=1e-9)
+
+
 def test_an_unknown_log_probability_makes_the_entropy_unknown(
     model: NativeMultimodalModel, batches: dict[str, list[Batch]], evaluation: dict[str, Any]
 ) -> None:

@@ -80,6 +80,7 @@ COUNTED: list[tuple[str, dict[str, Any]]] = [
             "data": {"patch_size": 4},
         },
     ),
+    ("late", {"arch": {"vision_model": "test_vit", "pixel_shuffle": 2, "pairing": "none"}, "data": {"patch_size": 16}}),
     ("late", {"arch": {"vision_model2": "test_vit", "vision_patch2": 16, "pixel_shuffle": 2, "pairing": "none"}}),
     ("moe", {"arch": {"top_k": 2, "num_experts": 4}}),
     ("moe", {"arch": {"shared_experts": 1, "granularity": 2}, "block": SWIGLU}),

@@ -224,7 +224,7 @@ def planted(root: Path, file: str, code: str) -> None:
 def test_torch_is_not_loaded_on_the_way_either() -> None:
     light = "nmm.resolve, nmm.compose, nmm.commands, nmm.describe, nmm.cli, sweeps.commands, nmm.data.shards"
     light += ", nmm.data_command, nmm.data_tables, nmm.data.stats, nmm.data.view_rows"
-    light += ", sweeps.interventions.bridge, sweeps.interventions.guide"
+    light += ", sweeps.interventions.filter, sweeps.interventions.bridge, sweeps.interventions.guide"
     light += ", sweeps.interventions.pieces, sweeps.interventions.soup, sweeps.interventions.command"
     code = f"import sys, {light}; print([m for m in ('torch', 'lightning', 'matplotlib', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)

@@ -146,6 +146,7 @@ def test_impossible_configs_name_the_field(config: RunConfig, name: str, value: 
 AWARE = {"num_experts": 4, "routing": "aware"}
 SOURCES = {"sources": {"a": "tars"}, "tokenizer": "bytes", "val_fraction": 0.01, "mixture": {"a": 1.0}}
 LATE = {"fusion": "late", "pairing": "none", "vision_model": "vit_tiny_patch16_224"}
+TWO = {"fusion": "late", "vision_model2": "sized"}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,16 @@ LATE = {"fusion": "late", "pairing": "none", "vision_model": "vit_tiny_patch16_2
         ({"arch": {**LATE, "vision_weights": "x"}, "start": {"kind": "run", "path": "runs/x"}},
          "arch.vision_weights='x' with start=run: .* leave one of the two out"),
         ({"arch": {**LATE, "vision_frozen": True}}, "freezes random weights; give arch.vision_weights or start=run"),
+        ({"arch": {"pixel_shuffle": 3}}, r"arch.pixel_shuffle=3 must be 1 \(off\) or 2"),
+        ({"arch": {"pixel_shuffle": 2}, "data": {"image_size": 24}}, "has 3 patches a side, no multiple of arch.pixel"),
+        ({"arch": {"vision_model2": "sized"}}, "vision_model2='sized' needs arch.fusion=late: .* one projection again"),
+        ({"arch": {"fusion": "late", "vision_patch2": 4}}, "vision_patch2=4 are for a second encoder; set arch"),
+        ({"arch": {**TWO, "vision_mix": 1.0}}, "arch.vision_mix=1.0 must lie between 0 and 1"),
+        ({"arch": {**TWO, "vision_patch2": 3}}, "arch.vision_patch2=3 must divide 8, the pixels of a position"),
+        ({"arch": {**TWO, "vision_model2": "vit_tiny_patch16_224"}}, "pairing knows only the ViT of conf/size"),
+        ({"arch": {**TWO, "vision_weights2": "x"}}, "arch.vision_weights2='x' needs arch.vision_model2 to be the timm"),
+        ({"arch": {**TWO, "vision_frozen2": True}}, "arch.vision_frozen2=true freezes random weights"),
+        ({"arch": TWO, "optim": {"mup": True}}, "optim.mup with arch.vision_model2='sized': muP has no rule"),
         ({"block": {"rope": "2d"}, "size": {"head_dim": 6}}, "block.rope=2d needs a multiple of 4"),
         ({"block": {"tied_head": True}, "optim": {"mup": True}}, "optim.mup with block.tied_head"),
         ({"optim": {"mup": True}, "size": {"lr": 1e-3}}, "optim.mup with size.lr=0.001, which was tuned for width 32"),
@@ -208,6 +219,8 @@ def test_impossible_combinations(groups: dict[str, Any], message: str) -> None:
         {"arch": {**LATE, "pairing": "flops"}, "size": {"paired": False}},
         {"arch": {**LATE, "vision_weights": "x.safetensors", "vision_frozen": True}},
         {"arch": {**LATE, "vision_frozen": True}, "start": {"kind": "run", "path": "runs/x"}},
+        {"arch": {**TWO, "vision_frozen2": True, "vision_patch2": 4}, "start": {"kind": "run", "path": "runs/x"}},
+        {"arch": {**LATE, "vision_model2": "test_vit", "vision_weights2": "y.safetensors", "vision_frozen2": True}},
         {"stage": {"name": "sft"}, "start": {"kind": "hf", "path": "llama", "embeddings": "fresh"}},
         {"size": {"num_heads": 3, "head_dim": 8}},
         {"data": {**SOURCES, "crop_scale": 0.4, "flip": 0.5, "weights": "samples"}},

@@ -72,7 +72,8 @@ def test_workers_do_what_one_process_does(tmp_path: Path) -> None:
     one, two = (index_shards([tmp_path], "bytes", tmp_path / str(n), workers=n, progress=False) for n in (1, 2))
     assert one.shards == two.shards and len(one.refused) == 1
     files = [sorted((tmp_path / str(n)).iterdir()) for n in (1, 2)]
-    assert [f.name for f in files[0]] == [f.name for f in files[1]] and len(files[0]) == 8  # with the sizes of their pictures
+    assert [f.name for f in files[0]] == [f.name for f in files[1]]
+    assert len(files[0]) == 8  # with the sizes of their pictures
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
 
 

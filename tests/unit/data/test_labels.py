@@ -18,6 +18,7 @@ from nmm.data.images import patchify
 from nmm.data.labels import Labels, draw_labels, make_labels, num_classes, true_classes
 from nmm.data.manifest import open_shards
 from nmm.data.source import RowSource
+from nmm.data.world import World, WorldConfig
 from nmm.groups import Stage
 
 STAGE = Stage(name="bridge")
@@ -167,3 +168,11 @@ def test_other_shards_are_refused(tiny_shards: Path) -> None:
         other = dataclasses.replace(shards, manifest={**shards.manifest, **change})
         with pytest.raises(ValueError, match="stage=bridge needs the true classes"):
             make_labels(other, "train", STAGE, 16, 0)
+
+
+def test_first_pictures_are_those_of_the_documents_even_where_captions_are_noise() -> None:
+    world = World(WorldConfig(num_entities=40, name_words=8, wrong=0.5, boilerplate=0.3, repeated=0.3))
+    for split in ("train", "val"):
+        told = [tuple(document.scene[0]) for document in world.stream("caption", split, 5, 40, pixels=False)]
+        pictures = world.first_pictures("caption", split, np.arange(5, 45))
+        assert [tuple(objects) for objects in pictures.objects()] == told

@@ -28,3 +28,14 @@ def test_long_work_shows_rate_and_result(capfd: pytest.CaptureFixture[str]) -> N
     assert "120/120" in shown
     assert "10/s" in shown
     assert "decoded 120 samples into y in 12 s" in shown
+
+
+def test_slow_things_are_shown_one_by_one_with_digits_of_their_rate(capfd: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    bar = LateBar("passes", 3, clock=lambda: now, every=1)
+    for _ in range(2):
+        now += 8.0
+        bar.advance()
+    bar.close()
+    shown = capfd.readouterr().err
+    assert "2/3" in shown and "0.12/s" in shown

@@ -1,4 +1,4 @@
-"""Questions whose answer takes several steps: exact log-probabilities, true answers, and worlds that do not ask them."""
+"""Questions whose answer takes several steps: exact log-probabilities, true answers; worlds that do not ask them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions that a program can check: prompts end where answering begins, and right answers are told from wrong ones."""
+"""Questions that a program can check: prompts end where answering begins; right answers are told from wrong ones."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nmm.data.sheet import PADDING, WIDTH, _Sheet, picture_sheet
+from nmm.data.sheet import PADDING, WIDTH, _Sheet, _summary, picture_sheet
 from nmm.data.world import SOURCES, World, WorldConfig
 
 CONFIG = WorldConfig(num_entities=200, name_words=20)
@@ -38,3 +38,10 @@ def test_words_stay_inside_their_card_and_do_not_overlap(source):
 def test_an_empty_sheet_is_refused(tmp_path):
     with pytest.raises(ValueError, match="per_source=0"):
         picture_sheet(CONFIG, tmp_path / "sheet.png", per_source=0)
+
+
+def test_a_noisy_world_has_a_sheet_that_says_what_is_not_known(tmp_path):
+    noisy = WorldConfig(num_entities=60, name_words=12, serial=0.5, wrong=0.5, boilerplate=0.2)
+    assert picture_sheet(noisy, tmp_path / "sheet.png", per_source=3).stat().st_size > 10_000
+    assert _summary(World(noisy), "caption", "train").endswith("entropy not known")
+    assert _summary(World(noisy), "caption", "val").endswith("nats a word")

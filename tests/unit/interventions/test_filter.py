@@ -16,9 +16,11 @@ from nmm.config import ConfigError, RunConfig
 from nmm.data.decoded import open_decoded
 from nmm.data.loader import to_torch
 from nmm.data.manifest import open_shards
+from nmm.data.opening import open_data
 from nmm.data.packing import lay_out
 from nmm.data.window import decoded_window, gather_documents
 from nmm.interventions.filter import BANDS, SCORES, Filter, chosen, score_values
+from nmm.interventions.filter_cache import open_reference, scored
 from nmm.interventions.filter_score import Scorer, blank
 from nmm.interventions.filter_truth import Facts, coverage, entropy, quality
 from nmm.interventions.options import read_options
@@ -114,8 +116,8 @@ def test_precision_recall_and_coverage() -> None:
 
 
 def options(**changes: object) -> Filter:
-    given = [f"{name}={value}" for name, value in changes.items()]
-    return read_options(Filter, "filter", ["data=pool", "out=here", *given], {"data": "shards"})
+    given = [f"{name}={value}" for name, value in {"shards": "pool", "out": "here", **changes}.items()]
+    return read_options(Filter, "filter", given, {"data": "shards"})
 
 
 @pytest.mark.parametrize(
@@ -160,15 +162,15 @@ def one_at_a_time(model: NativeMultimodalModel, batches: list[Batch]) -> list[tu
 
 def alone(config: RunConfig, source: int, name: str, split: str, sees: str) -> list[Batch]:
     """Every document of a split in a row of its own, made without the scorer's packing."""
-    shards = open_shards(config.data.path)
+    shards = open_data(config.data)
     batches = []
-    for shard in open_decoded(shards, name, split, config.data.patch_size):
+    for shard in open_decoded(shards, name, split, config.row_data.patch_size):
         documents = gather_documents([shard], source, 0, config.data.context_length, config.tokens_per_image)
         for number in range(len(documents)):
             one = documents[number : number + 1]
             layout = lay_out(one["length"], config.data.context_length, 0, 0)
             window = decoded_window(one, layout, [shard], config.data.context_length, config.tokens_per_image)
-            batch = window.take(np.array([0]), [shard], 3 * config.data.patch_size**2)
+            batch = window.take(np.array([0]), [shard], 3 * config.row_data.patch_size**2)
             if sees == "blank":
                 batch = dataclasses.replace(batch, patches=blank(batch.patches, config.data.pixel_mean))
             if sees == "nothing":
@@ -231,6 +233,29 @@ def test_a_reference_that_saw_its_neighbours_scores_alone_all_the_same(
     scored = Scorer(load_run(run_directory(config)), "image", 4).score(shard, 0)
     expected = one_at_a_time(load_run(run_directory(config)), alone(config, 0, "caption", "val", "image"))
     np.testing.assert_allclose(scored.nll, [nll for nll, _ in expected], rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"data": {"picture_size": 32, "image_size": 16, "tiles": 4}},
+        {"data": {"patch_size": 4}, "arch": {"pixel_shuffle": 2}},
+    ],
+)
+def test_pictures_are_seen_as_the_reference_saw_them(
+    make_config: Callable[..., RunConfig], tmp_path: Path, groups: dict[str, dict[str, object]]
+) -> None:
+    config = make_config("early", budget={"steps": 4}, out=str(tmp_path / "runs"), **groups)
+    train(config)
+    shards, run = open_shards(config.data.path), run_directory(config)
+    asked = options(shards=config.data.path, reference=run, scores=tmp_path / "scores", progress="false")
+    found = scored(asked, shards, open_reference(asked, shards))
+    expected = one_at_a_time(load_run(run), alone(config, 0, "caption", "train", "image"))
+    np.testing.assert_allclose(found.nll, [nll for nll, _ in expected], rtol=2e-5)
+    assert found.tokens.tolist() == [tokens for _, tokens in expected]
+    again = scored(asked, shards, open_reference(asked, shards))
+    assert (found.scored_now, again.scored_now) == (300, 0)
+    assert again.flops == found.flops > 0
 
 
 def test_a_blank_picture_is_zero_to_the_model() -> None:

@@ -182,6 +182,8 @@ def test_who_this_process_is() -> None:
     far = srun(SLURM_STEP_NUM_NODES="3", SLURM_STEP_NODELIST="gpu[07-09]", SLURM_LOCALID="0", MASTER_PORT="99")
     assert seat(3, far) == Seat(2, 3, 0, "gpu07", 99)
     assert seat(3, {**far, "MASTER_ADDR": "10.0.0.1"}).address == "10.0.0.1"
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    assert seat(2, {**torchrun, "MASTER_ADDR": "h", "MASTER_PORT": "99"}) == Seat(1, 2, 1, "h", 100)
     first = seat(3, srun(SLURM_PROCID="0"))
     assert first.rank == 0 and not first.starts_others
     with pytest.raises(ConfigError, match="srun started 4 processes, but processes=3"):

@@ -42,7 +42,7 @@ def test_the_divergence_is_that_of_the_distributions_and_zero_at_the_start():
 
 
 def test_the_gradient_is_that_of_expected_reward():
-    """With all answers weighed by their probability, the update is the gradient of the mean reward over its deviation."""
+    """With all answers weighed by their probability, the update is the gradient of the mean reward."""
     logits = torch.tensor([0.0, 0.0, 0.3, -0.2, 0.1], requires_grad=True)
     reward = torch.tensor([1.0, 0.0, 0.5])
     policy = log_policy(logits[None], 1.0)[0].exp()
@@ -51,7 +51,10 @@ def test_the_gradient_is_that_of_expected_reward():
     total = torch.zeros(())
     for token, (share, value) in enumerate(zip(policy.tolist(), reward.tolist(), strict=True)):
         chosen = torch.tensor([END_ID + token])
-        total = total + share * policy_sums(logits[None], logits[None].detach(), chosen, torch.tensor([value]), 1, 1.0, 0.0).loss
+        total = (
+            total
+            + share * policy_sums(logits[None], logits[None].detach(), chosen, torch.tensor([value]), 1, 1.0, 0.0).loss
+        )
     total.backward()
     assert torch.allclose(logits.grad, -expected, atol=1e-6)
 
@@ -67,9 +70,7 @@ def test_the_reward_of_a_bandit_of_two_tokens_rises():
             policy = log_policy(logits[None], 1.0)[0].exp().detach()
             token = torch.multinomial(policy, 16, replacement=True, generator=generator)
             advantage = advantages((token == 1).float()[None])[0]
-            sums = policy_sums(
-                logits.expand(16, -1), start.expand(16, -1), token + END_ID, advantage, 16, 1.0, kl_coef
-            )
+            sums = policy_sums(logits.expand(16, -1), start.expand(16, -1), token + END_ID, advantage, 16, 1.0, kl_coef)
             (gradient,) = torch.autograd.grad(sums.loss, logits)
             logits = (logits - 0.3 * gradient).detach().requires_grad_()
         return log_policy(logits[None], 1.0)[0].exp()[1].item()

@@ -127,7 +127,7 @@ def test_costs_are_the_members_training_and_every_pass_over_the_split_that_decid
 def test_a_stopped_soup_scores_nothing_twice_and_a_finished_one_nothing(
     cook: Callable[..., Any], members: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    passes = []
+    passes: list[str] = []
     mark = Paper.mark
 
     def counted(paper: Paper, model: Any) -> Any:
@@ -147,6 +147,8 @@ def test_a_stopped_soup_scores_nothing_twice_and_a_finished_one_nothing(
     undisturbed = len(set(passes)) and len(passes)
     passes.clear()
     assert cook("soup", members, method="greedy") == made and passes == []
+    (tmp_path / "soup" / "soup.json").unlink()
+    assert cook("soup", members, method="greedy") == made and passes == [], "a torn line costs no line after it"
     fresh = cook("fresh", members, method="greedy")
     assert len(passes) == undisturbed, "going on repeats no pass"
     assert {k: v for k, v in fresh.items() if k != "asked"} == {k: v for k, v in made.items() if k != "asked"}

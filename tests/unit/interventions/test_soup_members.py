@@ -74,6 +74,7 @@ def test_a_start_that_nobody_knows_is_none(cook: Callable[..., Any], make_config
 def test_what_a_seed_has_drawn_belongs_to_the_start(config: RunConfig) -> None:
     again = dataclasses.replace(config, seed=1)
     assert start_of(config) == start_of(again), "a run's weights are loaded whole: the seed draws none"
+    change: Any
     for change in ({"kind": "hf"}, {"embeddings": "fresh"}, {"transform": "shuffled"}):
         one, other = (dataclasses.replace(c, start=dataclasses.replace(c.start, **change)) for c in (config, again))
         assert start_of(one) != start_of(other) and start_of(one) == start_of(one)
@@ -83,6 +84,14 @@ def test_branches_share_a_start_only_at_the_same_step(config: RunConfig) -> None
     parents = [dataclasses.replace(config.parent, run_id="trunk", step=step) for step in (3, 3, 6)]
     one, same, later = (start_of(dataclasses.replace(config, role="branch", parent=p)) for p in parents)
     assert one == same != later
+
+
+def test_members_that_look_at_pictures_otherwise_are_other_models(
+    cook: Callable[..., Any], config: RunConfig, make_config: Make, tmp_path: Path
+) -> None:
+    causal = fine_tuned(make_config(arch={"image_attention": "causal"}))
+    with pytest.raises(ConfigError, match=r"arch.image_attention=causal \(not bidirectional\)"):
+        cook(*two(tmp_path, config, causal))
 
 
 def test_other_shapes_are_refused_by_name(

@@ -6,6 +6,7 @@ from typing import Any
 import made_up
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.fit import FitError
 from analysis.interventions import budget, lawcheck, lawfit
@@ -219,3 +220,11 @@ def test_seeds_that_do_not_move_together_are_rarely_accused(laws: lawfit.ArmLaws
         expected = [true_loss(Setup({"arm": 1.0}), r["arm"], r["n"], r["d"]) for r in data.rows]
         chances.append(lawcheck.seed_effect(sample, replace(laws.fit, fitted=tuple(expected)), "arm", "control").chance)
     assert sum(p < 0.05 for p in chances) <= 3 and 0.2 < float(np.mean(chances)) < 0.8
+
+
+def test_intervals_widen_the_more_the_runs_of_a_seed_move_together() -> None:
+    factors = [lawcheck.SeedEffect(0.5, ratio, 3, 12).stretch(35) for ratio in (0.3, 1.0, 1.5, 4.0, 1e6)]
+    assert factors[:2] == [1.0, 1.0] and factors == sorted(factors)
+    limit = stats.t.ppf(0.975, 2) / stats.t.ppf(0.975, 35)
+    assert factors[-1] == pytest.approx(1e3 * limit, rel=1e-3) and factors[2] < 1.5
+    assert lawcheck.SeedEffect(np.nan, np.nan, 1, 12).stretch(11) == 1.0

@@ -6,7 +6,7 @@ import made_up
 import numpy as np
 import pytest
 
-from analysis.interventions import curve
+from analysis.interventions import compose, curve
 from analysis.interventions.multiplier import AT_LEAST, AT_MOST, OBSERVED
 from analysis.interventions.rows import Data, RowsError
 
@@ -77,6 +77,19 @@ def test_an_arm_never_seen_at_a_result_of_the_control_is_not_comparable() -> Non
     worth = curve.multiplier(apart, "lowest", where=ONE)
     assert worth.outcome == "not comparable" and worth.headline()[0] is None
     assert "never tested at the same loss" in worth.sentence()
+
+
+def test_an_arm_that_is_always_better_has_a_bound_for_a_number() -> None:
+    data = made_up.worth_two(tokens=TOKENS, **QUIET)
+    ahead = Data(
+        data.study,
+        tuple(r for r in data.rows if (r["d"] >= 4_000_000 if r["arm"] == "lowest" else r["d"] <= 4_000_000)),
+    )
+    cheap = Data(ahead.study, tuple({**r, "flops": r["flops"] / 8} if r["arm"] == "lowest" else r for r in ahead.rows))
+    worth = curve.multiplier(cheap, "lowest", where=ONE)
+    assert worth.outcome == "better" and set(worth.mark) == {AT_LEAST} and worth.headline()[0] is None
+    verdict = compose.multiplier_verdict(worth, "?")
+    assert verdict.numbers == (">= 8 at 1.5e11 FLOPs",)
 
 
 def test_two_seeds_give_a_number_without_an_interval() -> None:

@@ -17,6 +17,7 @@ from analysis.interventions.paired import Estimate
 from analysis.interventions.rows import Data
 from analysis.plots import intervention as pictures
 from analysis.plots import worth as worth_pictures
+from nmm import cli
 
 LAST = {"n": 120_000, "d": 8_000_000}
 ONE = {"n": 120_000}
@@ -147,8 +148,20 @@ def test_means_show_their_count_where_seeds_differ(data: Data) -> None:
 def test_arms_keep_their_colours_on_all_pictures(data: Data) -> None:
     colours = pictures.arm_colours(data.arms, data.control)
     assert colours["control"] == pictures.CONTROL and len(set(colours.values())) == 3
+    many = [f"arm {k}" for k in range(20)]
+    few = pictures.arm_colours(many, "arm 0", ["arm 1", "arm 9", "arm 17"])
+    assert len(set(few.values())) == 4 and few["arm 1"] == pictures.arm_colours(many, "arm 0")["arm 1"]
     gap = pictures.Gap("a", 0.1, 0.05, 0.15, 0.0, 0.2, np.array([0.1]), "unresolved", 3)
     assert_readable(pictures.paired_forest([gap], "gap (nats)", "lower"))
+
+
+def test_a_band_of_two_seeds_does_not_hide_what_was_measured() -> None:
+    cost, seeds = np.array([1e9, 1e10]), np.array([[0.1, 0.2], [0.3, 0.3]])
+    line = pictures.Line("a", cost, seeds.mean(axis=1), np.array([-5.0, 0.2]), np.array([5.0, 0.4]), seeds)
+    drawn = pictures.metric_curves([line], {"a": "#000000"}, "cost (FLOPs)", "accuracy")
+    low, high = drawn.axes[0].get_ylim()
+    assert low >= -0.1 - 1e-9 and high <= 0.5 + 1e-9
+    assert_readable(drawn)
 
 
 def test_nothing_to_draw_is_a_sentence() -> None:
@@ -178,7 +191,7 @@ def test_the_command_draws_the_page_of_the_two_files(
 ) -> None:
     folder = made_up.write(tmp_path / "study")
     monkeypatch.setattr(command, "blocks_of", lambda found: [compose.arms_table(found)])
-    assert command.page_main([str(folder)]) == 0
+    assert cli.main(["intervention", "page", str(folder)]) == 0
     assert "page of filter: 144 rows of 3 arms written to" in capsys.readouterr().out
     text = (folder / "page" / "README.md").read_text()
     assert text.startswith("# Is a filter worth its scoring?") and "Without a row, and so on no picture: dream." in text
@@ -195,9 +208,10 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pyte
 
 
 def test_numbers_say_when_there_is_no_interval() -> None:
-    from analysis.interventions.numbers import cost_text, estimate_text, gap_text
+    from analysis.interventions.numbers import amount_text, cost_text, estimate_text, gap_text
 
     lone, flat = Estimate(0.5, np.nan, np.nan, 1), Estimate(0.5, 0.5, 0.5, 3)
     assert estimate_text(lone) == "0.5 (1 seed)" and estimate_text(flat) == "0.5 [all equal]"
     assert gap_text(Estimate(-0.012, -0.02, -0.004, 3)) == "-0.012 [-0.020, -0.004]"
     assert gap_text(flat) == "+0.5 [all equal]" and cost_text([0.0]) == "0" and cost_text([0.0, 2e9]) == "0 to 2.0e9"
+    assert [amount_text(v) for v in (0.5, 30.0, 8_000.0, 3e12)] == ["0.5", "30", "8,000", "3.0e12"]

@@ -1,0 +1,71 @@
+"""The page of POINTS' pieces: what it concludes from results whose truth is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from analysis.interventions.blocks import Figure, Table, Verdict
+from analysis.interventions.pieces import blocks, comparisons
+from analysis.interventions.rows import Arm, Data, Metric, Study
+
+ARMS = {
+    "early": ("native", "shuffle", "thumb", "tiles", "fine"),
+    "late": ("native", "shuffle", "coarse", "dual", "thumb", "tiles"),
+}
+WORTH = {"tiles": -0.3, "shuffle": 0.25, "dual": 0.0}  # added to the grounded excess
+KINDS = ("grounded", "name", "caption", "colour", "shape", "size", "location")
+
+
+def rows(arch: str, piece: str) -> list[dict[str, Any]]:
+    made = []
+    for steps in (100, 200, 400):
+        for seed in range(4):
+            noise = 0.01 * ((seed * 7 + steps // 100 + len(piece)) % 3 - 1)
+            loss = 2.0 - 0.3 * (steps / 100) ** 0.5 + WORTH.get(piece, 0.0) + 0.1 * seed + noise
+            row = {"arm": f"{arch}-{piece}", "seed": seed, "n": 1000, "d": 100 * steps, "steps": steps}
+            made.append(row | {"flops": 1e9 * steps, "charged": 0.0, "documents": steps} | dict.fromkeys(KINDS, loss))
+    return made
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    names = [f"{arch}-{piece}" for arch, pieces in ARMS.items() for piece in pieces]
+    metrics = tuple(Metric(name, f"{name} (nats)", "lower") for name in ("grounded", "name", "caption"))
+    arms = tuple(Arm(name, "baseline", "an arm") for name in names)
+    study = Study("pieces", "Pieces", "architecture", "A claim.", "early-native", arms, metrics, "Made up.")
+    return Data(study, tuple(row for arch, pieces in ARMS.items() for piece in pieces for row in rows(arch, piece)))
+
+
+def test_each_piece_is_judged_where_it_was_run(data: Data) -> None:
+    found = {gap.arm: (gap.control, gap.outcome) for _, gap in comparisons(data)}
+    assert found == {
+        "early-tiles": ("early-thumb", "better"),
+        "late-tiles": ("late-thumb", "better"),
+        "early-shuffle": ("early-native", "worse"),
+        "late-shuffle": ("late-native", "worse"),
+        "late-dual": ("late-native", "unresolved"),
+    }
+    assert all(gap.comparisons == 5 for _, gap in comparisons(data))
+
+
+def test_verdicts_come_first_and_a_refuted_claim_is_an_alarm(data: Data) -> None:
+    page = blocks(data)
+    verdicts = [block for block in page if isinstance(block, Verdict)]
+    assert page[: len(verdicts)] == verdicts and len(verdicts) == 5
+    assert [verdict.alarm for verdict in verdicts] == [False, False, True, True, False]
+    assert verdicts[0].question.startswith("Early fusion, tiles") and "equal total cost" in verdicts[0].note
+
+
+def test_every_arm_is_in_the_table_and_pictures_have_names_of_their_own(data: Data) -> None:
+    page = blocks(data)
+    tables = [block for block in page if isinstance(block, Table)]
+    assert {row[0] for row in tables[-1].rows} == set(data.arms)
+    figures = [block.name for block in page if isinstance(block, Figure)]
+    assert len(figures) == len(set(figures)) and {"ladder-early", "ladder-late"} <= set(figures)
+
+
+def test_a_study_of_one_architecture_has_a_page(data: Data) -> None:
+    early = data.where([arm for arm in data.arms if arm.startswith("early")])
+    assert sum(isinstance(block, Verdict) for block in blocks(early)) == 2

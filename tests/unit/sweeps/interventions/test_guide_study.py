@@ -1,0 +1,91 @@
+"""The study of guided decoding: what is tuned and asked, how alpha is chosen, what a row says and charges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import guide_study
+import pytest
+
+from nmm.config import group_from_dict
+from nmm.interventions.exam import Setting
+from sweeps.interventions import guide_plans
+from sweeps.interventions.guide import study
+from sweeps.interventions.guide_plans import CPU, TINY, best_alphas, marks_of
+from sweeps.interventions.protocol import StudyError
+from sweeps.interventions.steps import check_rows
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    return guide_study.made_up(tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["cpu", "tiny"])
+def test_every_arm_has_its_rows(tmp_path, monkeypatch, name):
+    found = guide_study.made_up(tmp_path / "out", monkeypatch, guide_plans.scale_of(name))
+    described = study(tmp_path / "out", name)
+    check_rows(described, found)
+    assert all(row["seed"] in guide_plans.scale_of(name).seeds for row in found)
+
+
+@pytest.mark.parametrize("scale", [CPU, TINY])
+def test_settings_are_such_as_the_exam_reads_and_name_runs_that_are_tuned_before(tmp_path, monkeypatch, scale):
+    guide_study.made_up(tmp_path / "out", monkeypatch, scale)
+    out = tmp_path / "out"
+    tuned = {run["out"] for run in guide_plans.tune_plan(out, scale)["runs"]}
+    val = guide_plans.val_plan(out, scale)
+    test = guide_plans.test_plan(out, scale, marks_of(out / "val.jsonl", val))
+    started = {str(path) for path in guide_plans.pretrained(out, scale).values()}
+    for values in (*val["settings"], *test["settings"]):
+        setting = group_from_dict(Setting, json.loads(json.dumps(values)))
+        assert {str(path) for path in setting.runs.values()} <= tuned | started
+        assert str(setting.runs["base"]) in started or not setting.expert
+    assert {setting["split"] for setting in val["settings"]} == {"val"}  # alpha is chosen here,
+    assert {setting["split"] for setting in test["settings"]} == {"test"}  # and reported there
+
+
+def test_alpha_is_the_middle_of_the_best_on_validation():
+    def marks(alpha: float, share: float) -> dict[str, Any]:
+        labels = {"arm": "guided", "small": "a", "big": "b", "seed": 0, "alpha": alpha}
+        return {"accuracy": share, "setting": {"labels": labels}}
+
+    plateau = [marks(0.1, 0.5), marks(0.25, 0.9), marks(0.5, 0.9), marks(1.0, 0.9), marks(2.0, 0.1)]
+    assert best_alphas(plateau) == {("guided", "a", "b", 0): 0.5}
+    assert best_alphas([*plateau, marks(1.5, 0.95)]) == {("guided", "a", "b", 0): 1.5}
+
+
+def test_rows_charge_the_tuning_of_what_answers(rows):
+    def only(arm: str, **columns: Any) -> dict[str, Any]:
+        (row,) = [r for r in rows if r["arm"] == arm and r["seed"] == 0 and all(r[k] == v for k, v in columns.items())]
+        return row
+
+    per_step = 1e3 * guide_study.PARAMS["d16"]
+    assert only("base", big="d32")["charged"] == only("forced", big="d32")["charged"] == 0.0
+    assert only("guided", pair="d16 guides d32")["charged"] == CPU.rft_steps * per_step
+    assert only("guided_early")["charged"] == CPU.early_steps * per_step
+    assert only("tuned", big="d48")["charged"] == CPU.rft_steps * 1e3 * guide_study.PARAMS["d48"]
+    expert = only("expert", pair="d16 guides d48")
+    assert (expert["accuracy"], expert["n"]) == (only("tuned", big="d16")["accuracy"], guide_study.PARAMS["d16"])
+    assert only("guided", pair="d16 guides d48")["ratio"] == pytest.approx(93_000 / 9_616)
+    assert only("larger")["n"] == guide_study.PARAMS["d48"] and only("larger")["big"] == "d32"
+
+
+def test_votes_are_as_many_as_guided_flops_buy(rows):
+    drawn = next(r for r in rows if r["arm"] == "drawn_base" and r["seed"] == 0)
+    guided = next(r for r in rows if r["arm"] == "guided" and r["seed"] == 0 and r["pair"] == "d16 guides d32")
+    vote, oracle = (next(r for r in rows if r["arm"] == arm and r["seed"] == 0) for arm in ("vote", "oracle"))
+    each = drawn["flops"] / CPU.samples
+    assert vote["bought"] == int(guided["flops"] / each) == 1 and vote["flops"] == each
+    assert oracle["accuracy"] == drawn["pass_1"] and vote["accuracy"] == drawn["vote_1"]
+
+
+def test_marks_that_are_missing_are_named(tmp_path, monkeypatch):
+    guide_study.made_up(tmp_path / "out", monkeypatch)
+    val = guide_plans.val_plan(tmp_path / "out", CPU)
+    lines = (tmp_path / "out" / "val.jsonl").read_text().splitlines()
+    (tmp_path / "out" / "val.jsonl").write_text("\n".join(lines[1:]))
+    with pytest.raises(StudyError, match="no marks of guided 0 d16 d24 0.1"):
+        marks_of(tmp_path / "out" / "val.jsonl", val)
