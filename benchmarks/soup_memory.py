@@ -55,10 +55,15 @@ def main() -> None:
 def write(root: Path, members: int, width: int, depth: int) -> int:
     """Shards and members; returns the bytes of one model's weights."""
     import torch
-    from lab import tiny_config_on, write_tiny_shards
+    from lab import SOURCES, tiny_config_on
     from soup_lab import fine_tuned, moved, write_member
 
-    write_tiny_shards(root / "shards")
+    from nmm.data.shards import write_shards
+    from nmm.data.world import WorldConfig
+
+    world = WorldConfig(num_entities=150, name_words=16)
+    counts = {source: {"train": 600, "val": 600} for source in SOURCES}
+    write_shards(world, root / "shards", counts, 1024, progress=False)
     size = {"width": width, "depth": depth, "num_heads": width // 64, "name": f"w{width}"}
     config = fine_tuned(tiny_config_on(root / "shards", "early", "d64", size=size))
     config = dataclasses.replace(config, out=str(root))

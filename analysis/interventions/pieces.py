@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from analysis.interventions import compose, curve
 from analysis.interventions.blocks import Block, Heading, Table, Text, Verdict, table
+from analysis.interventions.multiplier import Multiplier
 from analysis.interventions.numbers import cost_text, estimate_text
 from analysis.interventions.paired import Paired, mean, paired
 from analysis.interventions.rows import Data
@@ -29,6 +30,10 @@ CAUSES = (
 )
 ARCHS = ("early", "late")
 LIMITS = (
+    "Six comparisons and four seeds resolve large effects only; where all seeds agree and the interval is open, more "
+    "seeds would decide (seeds= in sweeps/recipes/intervention_pieces.yaml).",
+    "Up to 1M positions an arm is limited by how fast it learns, not by what its pixels hold. Only the blurred "
+    "pictures of early fusion were trained longer, on captions that then come back up to four times.",
     "Pictures of 16 x 16 pixels and models of tens of thousands of parameters: what a detail is, and what an encoder "
     "can do with it, is another thing at 336 pixels.",
     "The second encoder begins at random like the first and sees the same patches; POINTS pretrained its own on other "
@@ -44,11 +49,15 @@ def blocks(data: Data) -> list[Block]:
     gaps = [gap for _, gap in compared]
     return [
         *compose.opening(data, [_verdict(data, piece, gap) for piece, gap in compared], LIMITS),
-        Heading("Every piece on and off, at the longest runs"),
+        Heading("Every piece on and off, at the longest runs of both"),
         Text("At equal positions: a piece with more positions a picture has seen fewer pictures by then."),
         compose.paired_table(gaps),
         compose.paired_table([_gap(data, gap.arm, gap.control, len(gaps), "name") for gap in gaps]),
         compose.paired_table([_gap(data, gap.arm, gap.control, len(gaps), "caption") for gap in gaps]),
+        Text(
+            "Averaged over the whole ladder, which is less noisy than its end and asks about training from the start:"
+        ),
+        compose.paired_table([paired(data, g.arm, "", g.control, ("steps",), len(gaps)) for g in gaps]),
         *_multipliers(data, gaps),
         Heading("What separates causes"),
         *_causes(data),
@@ -76,7 +85,12 @@ def comparisons(data: Data) -> list[tuple[str, Paired]]:
 
 
 def _gap(data: Data, arm: str, control: str, number: int, metric: str = "") -> Paired:
-    return paired(data, arm, metric, control, comparisons=number, where={"steps": data.levels("steps")[-1]})
+    return paired(data, arm, metric, control, comparisons=number, where={"steps": _longest(data, (arm, control))})
+
+
+def _longest(data: Data, arms: Sequence[str]) -> int:
+    """Steps of the longest runs that all of these arms have."""
+    return int(max(set.intersection(*({row["steps"] for row in data.where(arm).rows} for arm in arms))))
 
 
 def _of_arch(data: Data, arch: str) -> list[str]:
@@ -86,8 +100,16 @@ def _of_arch(data: Data, arch: str) -> list[str]:
 def _verdict(data: Data, piece: str, gap: Paired) -> Verdict:
     question = f"{gap.arm.partition('-')[0].capitalize()} fusion, {piece}: {CLAIMED[piece][0]}"
     worth = curve.multiplier(data, gap.arm, "", "total", gap.control, "steps", comparisons=gap.comparisons)
-    note = f"At equal total cost: {worth.sentence()}"
+    note = f"At equal total cost: {worth.sentence()} In captions seen: {_in_captions(data, gap).sentence()}"
     return compose.paired_verdict(gap, question, note)
+
+
+def _in_captions(data: Data, gap: Paired) -> Multiplier:
+    """What the piece makes of a picture, whatever its positions cost."""
+    label = "captions seen (captions)"
+    return curve.multiplier(
+        data, gap.arm, "", "documents", gap.control, "steps", axis_label=label, comparisons=gap.comparisons
+    )
 
 
 def _multipliers(data: Data, gaps: Sequence[Paired]) -> list[Block]:
@@ -104,10 +126,7 @@ def _multipliers(data: Data, gaps: Sequence[Paired]) -> list[Block]:
         if drawn:
             title = f"Multipliers against {control}"
             found.append(compose.multiplier_figure(f"multipliers-{control}", drawn, title, data=data))
-    samples = [
-        curve.multiplier(data, g.arm, "", "documents", g.control, "steps", axis_label="captions seen (captions)")
-        for g in gaps
-    ]
+    samples = [_in_captions(data, gap) for gap in gaps]
     found += [
         Heading("The same, counted in captions seen"),
         Text("What a piece makes of a picture, whatever its positions cost: captions of off over captions of on."),
@@ -130,8 +149,8 @@ def _causes(data: Data) -> list[Block]:
 
 
 def _arms(data: Data) -> Table:
-    """Every arm at its longest runs: documents seen, cost, and all kinds of words."""
-    last = data.where(None, steps=data.levels("steps")[-1])
+    """Every arm at the longest runs that all have: documents seen, cost, and all kinds of words."""
+    last = data.where(None, steps=_longest(data, data.arms))
     kinds = ("grounded", "colour", "shape", "size", "location", "name", "caption")
     rows = []
     for arm in last.arms:

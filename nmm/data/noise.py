@@ -48,8 +48,10 @@ def is_noisy(config: WorldConfig, source: str, split: str) -> bool:
 
 
 def entropy_is_known(config: WorldConfig, source: str, split: str) -> bool:
-    """Whether log-probabilities stay exact: a caption of any scene at all has none that could be told."""
-    return not (is_noisy(config, source, split) and config.wrong)
+    """Whether log-probabilities stay exact. A caption of any scene at all has none that could be told; the picture of a
+    fixed sample gives its whole caption away to who has seen it before.
+    """
+    return not (is_noisy(config, source, split) and (config.wrong or config.repeated))
 
 
 def sample_noise(config: WorldConfig, source: str, split: str, indices: NDArray[np.int64]) -> Noise:

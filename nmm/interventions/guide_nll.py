@@ -97,7 +97,7 @@ class _Sums:
         self.targets += nll_AG.shape[1]
         self.nll_A += nll_AG.sum(dim=1)
         for letter, name in CLASS_NAMES.items():
-            chosen = letter_G == ord(letter)
+            chosen = (letter_G == ord(letter)) | (letter_G == ord(letter.upper()))  # capitals: entities of the tail
             count, nll_A, logprob = self.by_class.get(name, (0, torch.zeros_like(self.nll_A), 0.0))
             self.by_class[name] = (
                 count + int(chosen.sum()),

@@ -154,7 +154,7 @@ def _make(options: SoupOptions, members: Sequence[Member], shards: Shards, asked
         ratios = pot.stock(chosen, options.start) if is_stock else None
         marks = scores.both(chosen, is_stock)
         if not is_stock:
-            pot.advance(chosen)
+            pot.load(chosen)
     selection, report = (n * paper.flops for n, paper in zip(scores.passes, papers, strict=True))
     fine_tunes = sum(member.flops for member in members)
     content = {
@@ -182,8 +182,8 @@ def _make(options: SoupOptions, members: Sequence[Member], shards: Shards, asked
 def _write(out: Path, pot: Pot, content: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """soup.json last: it means that the soup is whole."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in pot.mean.items()}
-    write_atomic(out / WEIGHTS, lambda file: save_file(tensors, file.name, metadata={"format": "pt"}))
+    pot.empty()  # the model has them; writing takes room as well
+    write_atomic(out / WEIGHTS, lambda file: save_file(pot.weights, file.name, metadata={"format": "pt"}))
     lineage = {
         "method": content["asked"]["method"],
         "members": [content["members"][i]["name"] for i in content["chosen"]],

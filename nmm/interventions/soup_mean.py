@@ -8,7 +8,7 @@ themselves bit for bit and two members their correctly rounded mean; every furth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nmm.config import ConfigError
 from nmm.model.moe import MoE
 
+PIECE = 1 << 17  # values of a tensor that are averaged at once: 1 MB in fp64
 CHUNK = 1 << 20  # values of a tensor of which Model Stock looks at all members at once
 
 Weights = Mapping[str, Tensor]
@@ -36,25 +37,42 @@ def blend(into: Weights, mean: Weights, count: int, one: Weights, means: frozens
     """Write into ``into``: the mean of ``count`` models, which is ``mean``, and one more. ``into`` may be ``mean``.
 
     Names in ``means`` are averaged. Any other buffer (a counter, running statistics) must be the same in both: raises
-    ``ConfigError`` where it is not.
+    ``ConfigError`` where it is not. Of ``one`` a tensor is asked for once, and not kept.
     """
     for name, target in into.items():
         if name in means:
-            total = mean[name].double().mul_(count).add_(one[name])
-            target.copy_(total.div_(count + 1))
-        elif not torch.equal(mean[name], one[name].to(mean[name].dtype)):
-            raise ConfigError(
-                f"buffer {name} ({str(one[name].dtype).removeprefix('torch.')}) differs between members: it counts or "
-                "measures what one model has seen, and a mean of it means nothing; leave one of them out"
-            )
-        elif target is not mean[name]:
-            target.copy_(mean[name])
+            _blend(target.view(-1), mean[name].view(-1), count, one[name].reshape(-1))
+        else:
+            _same(name, target, mean[name], one[name])
 
 
-def fp32(weights: Weights) -> dict[str, Tensor]:
-    """A copy, floating-point tensors as fp32."""
-    return {name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
-            for name, value in weights.items()}  # fmt: skip
+def _blend(target: Tensor, mean: Tensor, count: int, one: Tensor) -> None:
+    """One tensor, flat, in pieces that stay in the processor's cache."""
+    total = torch.empty(min(PIECE, len(target)), dtype=torch.float64)
+    for at in range(0, len(target), PIECE):
+        piece = slice(at, at + PIECE)
+        part = total[: len(target[piece])]
+        part.copy_(mean[piece]).mul_(count).add_(one[piece]).div_(count + 1)
+        target[piece].copy_(part)
+
+
+def _same(name: str, target: Tensor, mean: Tensor, one: Tensor) -> None:
+    if not torch.equal(mean, one.to(mean.dtype)):
+        raise ConfigError(
+            f"buffer {name} ({str(one.dtype).removeprefix('torch.')}) differs between members: it counts or measures "
+            "what one model has seen, and a mean of it means nothing; leave one of them out"
+        )
+    if target is not mean:
+        target.copy_(mean)
+
+
+def fp32(weights: Weights, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of the named tensors, floating-point ones as fp32."""
+    found = {}
+    for name in names:
+        value = weights[name]
+        found[name] = value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+    return found
 
 
 def stock(into: Weights, anchor: Weights, members: Sequence[Weights], means: frozenset[str]) -> dict[str, float]:

@@ -119,9 +119,14 @@ class Scale:
     text_tokens: int  # and of the text-only one
     sweeps: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def arms(self) -> tuple[Kept, ...]:
+        """The arms that some sweep has."""
+        return tuple(kept for kept in ARMS if any(sweep in self.sweeps for sweep in kept.sweeps))
+
 
 def scale_of(scale: str) -> Scale:
-    """Grids: the ladder is the recipe's; everything else has its middle size.
+    """Grids: the ladder is the recipe's; everything else has its middle size; tiny has the main pool only.
 
     The whole pool is trained for longer still, so that there is something to compare a charged arm with.
     """
@@ -132,7 +137,7 @@ def scale_of(scale: str) -> Scale:
         overrides = [*eager, "trainer.compile=off", "data.eval_rows=8", "schedule.warmup_steps=4"]
         ladder = {**ladder, "sizes": ["d16"], "tokens": [8_192, 16_384], "seeds": [0, 1, 2], "overrides": overrides}
         one = {**ladder, "tokens": [16_384]}
-        return Scale(20_000, 8_000, 100, 24_576, 6_000, {"ladder": ladder, "controls": one, "rare": one, "dull": one})
+        return Scale(20_000, 8_000, 100, 24_576, 6_000, {"ladder": ladder, "controls": one})
     middle = next(iter(long))
     controls = {**ladder, "sizes": [middle], "tokens": [125_000, 500_000]}
     sweeps = {
@@ -154,7 +159,7 @@ def study(out: Path, scale: str) -> Study:
         acts_on="data",
         claim=CLAIM,
         control="full",
-        arms=tuple(kept.arm for kept in ARMS),
+        arms=tuple(kept.arm for kept in plan.arms),
         metrics=METRICS,
         measured_on=MEASURED_ON,
         steps=steps(out, plan),
@@ -165,7 +170,8 @@ def study(out: Path, scale: str) -> Study:
 def steps(out: Path, plan: Scale) -> tuple[Step, ...]:
     """Per pool its shards, its reference and the text-only one; every arm's kept samples; then the runs."""
     made: list[Step] = []
-    for pool, world in POOLS.items():
+    for pool in dict.fromkeys(kept.pool for kept in plan.arms):
+        world = POOLS[pool]
         for name, first, tokens in ((pool, 0, plan.pool_tokens), (f"{pool}-apart", APART, plan.apart_tokens)):
             asked = (f"out={_shards(out, name)}", f"train_tokens={tokens}", f"first_sample={first}",
                      f"eval_samples={plan.eval_samples}")  # fmt: skip
@@ -173,10 +179,10 @@ def steps(out: Path, plan: Scale) -> tuple[Step, ...]:
                 Step(f"shards-{name}", ("shards", *WORLD, *world, *asked), _shards(out, name) / "manifest.json")
             )
         made.append(_reference(out, plan, pool, "reference", f"{pool}-apart", plan.reference_tokens))
-        if any(kept.pool == pool and kept.reference == "text-reference" for kept in ARMS):
+        if any(kept.pool == pool and kept.reference == "text-reference" for kept in plan.arms):
             made.append(_text(out, pool))
             made.append(_reference(out, plan, pool, "text-reference", f"{pool}-text", plan.text_tokens))
-    for kept in ARMS:
+    for kept in plan.arms:
         seeds = plan.sweeps[kept.sweeps[0]]["seeds"] if kept.drawn else [None]
         made += [_filter(out, kept, seed) for seed in seeds if kept.options]
     for name, grid in plan.sweeps.items():

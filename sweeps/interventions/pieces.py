@@ -40,6 +40,9 @@ OF_ARCH = {
     "early": ("native", "shuffle", "thumb", "tiles", "fine", "blur", "blur-tiles"),
     "late": ("native", "shuffle", "coarse", "dual", "blur", "blur-tiles"),
 }
+LONG = "long"
+LONG_ARMS = ("blur", "blur-tiles")  # of early fusion: what the thumbnail has lost shows only once all else is learned
+LONG_TOKENS = (2_000_000, 4_000_000)
 TINY = {"early": ("native", "thumb", "tiles"), "late": ("native", "shuffle", "dual")}
 POSITIONS = {"native": 16, "shuffle": 4, "thumb": 4, "tiles": 20, "fine": 16, "blur": 4, "blur-tiles": 20, "coarse": 4,
              "dual": 16}  # of a picture  # fmt: skip
@@ -98,21 +101,26 @@ def study(out: Path, scale: str) -> Study:
             Metric("caption", "excess of captions (nats a token)", "lower"),
         ),
         measured_on=MEASURED_ON,
-        steps=steps(out, grid, arms, documents),
+        steps=steps(out, grid, arms, documents, LONG_TOKENS if scale == "cpu" else ()),
         collect=collect,
     )
 
 
-def steps(out: Path, grid: Mapping[str, Any], arms: Mapping[str, Sequence[str]], documents: int) -> tuple[Step, ...]:
-    """Shards, then one sweep an architecture."""
+def steps(
+    out: Path, grid: Mapping[str, Any], arms: Mapping[str, Sequence[str]], documents: int, longer: Sequence[int]
+) -> tuple[Step, ...]:
+    """Shards, one sweep an architecture, and one of ``longer`` runs of LONG_ARMS, which see captions several times."""
     most = max(grid["tokens"])
     render = (
         "shards", "data=world", f"out={out / 'shards'}", *SMALL, "data.patch_size=4", *CAPTIONS, *WORLD, "sheet=true",
         f"train_tokens={most}", f"eval_samples={round(documents * 1.3)}", f"workers={WORKERS}",
     )  # fmt: skip
     made = Step("shards", render, out / "shards" / "manifest.json")
-    sweeps = (sweep_steps(out, arch, sweep(out, arch, grid, pieces, documents)) for arch, pieces in arms.items())
-    return (made, *(step for several in sweeps for step in several))
+    files = {arch: sweep(out, arch, grid, pieces, documents) for arch, pieces in arms.items()}
+    if longer:
+        more = {**grid, "tokens": list(longer)}
+        files[LONG] = sweep(out, "early", more, LONG_ARMS, documents) | {"name": f"pieces_{LONG}"}
+    return (made, *(step for name, file in files.items() for step in sweep_steps(out, name, file)))
 
 
 def sweep(out: Path, arch: str, grid: Mapping[str, Any], pieces: Sequence[str], documents: int) -> dict[str, Any]:
@@ -129,7 +137,8 @@ def sweep(out: Path, arch: str, grid: Mapping[str, Any], pieces: Sequence[str], 
 
 def collect(out: Path) -> list[dict[str, Any]]:
     """One row a run: excess over the known entropy by kind of word; ``steps`` tells rungs apart."""
-    return [row for arch in OF_ARCH for record in records(out / arch) for row in rows_of(record)]
+    made = [out / name for name in (*OF_ARCH, LONG) if (out / f"{name}.yaml").is_file()]
+    return [row for runs in made for record in records(runs) for row in rows_of(record)]
 
 
 def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from nmm.start import load_run, run_weights
 
 STAGE = {"name": "sft", "eval_questions": 2, "eval_captions": 2}
 ADOPT = {"block": {"name": "from_start"}, "size": {"name": "from_start"}, "arch": {"name": "from_start"}}
-GROUPS: dict[str, dict[str, Any]] = {"late": {}, "moe": {"arch": {"balancing": "bias"}}, "early": {}}
+GROUPS: dict[str, dict[str, Any]] = {"late": {}, "moe": {"arch": {"balancing": "bias"}}}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_experts_are_averaged_with_their_offsets_and_a_soup_can_be_exported(
 
 
 def test_a_list_of_soups_and_what_is_refused(tuned: Callable[..., list[Path]], tmp_path: Path) -> None:
-    runs = tuned("early")
+    runs = tuned("late")
     names = [str(run) for run in runs]
     lines = [{"runs": names, "method": method, "out": method} for method in ("model_stock", "maximum")]
     (tmp_path / "soups.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -71,7 +71,7 @@ def test_serial_numbers_and_fixed_texts_have_their_exact_probability(serial: flo
 
 
 def test_log_probabilities_are_exact_or_unknown() -> None:
-    known = World(WorldConfig.from_dict(NOISY.to_dict() | {"wrong": 0.0}))
+    known = World(WorldConfig.from_dict(NOISY.to_dict() | {"wrong": 0.0, "repeated": 0.0}))
     for document in known.documents("caption", "train", 0, 60, pixels=False):
         assert np.isfinite(document.logprobs).all()
     for document in World(NOISY).documents("caption", "train", 0, 60, pixels=False):
@@ -134,6 +134,15 @@ def test_a_wrong_caption_names_something_that_is_not_there() -> None:
     for document in World(config).documents("caption", "train", 0, 100, pixels=False):
         assert document.noise == ("wrong",)
         assert " ".join(names[document.scene[0][0].entity]) not in document.text
+
+
+@pytest.mark.parametrize("field", ["wrong", "repeated"])
+def test_a_probability_that_is_not_exact_is_not_told(field: str) -> None:
+    """The picture of a fixed sample gives its caption away: nobody knows what is left of its entropy."""
+    (document,) = World(WorldConfig.from_dict({field: 0.5})).documents("caption", "train", 0, 1)
+    assert np.isnan(document.logprobs).all()
+    (clean,) = World(WorldConfig.from_dict({field: 0.5})).documents("caption", "val", 0, 1)
+    assert np.isfinite(clean.logprobs).all()
 
 
 def test_repeated_samples_are_few_and_whole() -> None:

@@ -177,6 +177,15 @@ def test_alpha_0_is_the_loss_of_the_base(trio: tuple[NativeMultimodalModel, ...]
     for name, value in zero.excess.items():
         assert value == pytest.approx(known["class_excess"][name], abs=1e-5)
     assert zero.targets == half.targets > 100 and len({zero.loss["avg"], half.loss["avg"], one.loss["avg"]}) == 3
+    capitals = {
+        source: [
+            replace(part, classes=torch.where(part.classes > 0, part.classes - 32, 0).to(part.classes))
+            for part in parts
+        ]
+        for source, parts in batches.items()
+    }  # every entity of the tail
+    (tail,) = guided_nll(base, expert, amateur, capitals, [0.0])
+    assert tail.classes == zero.classes
     (same,) = guided_nll(base, expert, expert, batches, [3.0])
     assert same.loss == pytest.approx(zero.loss, abs=1e-9)
     (moved,) = guided_nll(amateur, expert, amateur, batches, [1.0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nmm.config import ConfigError, RunConfig
-from nmm.interventions.soup_mean import averaged, blend, fp32, ratio, stock
+from nmm.interventions.soup_mean import PIECE, averaged, blend, fp32, ratio, stock
 from nmm.model.build import build
 
 NAMES = frozenset(("a", "b"))
@@ -17,11 +17,12 @@ NAMES = frozenset(("a", "b"))
 
 def weights(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {"a": torch.randn(40, 30, generator=generator).to(dtype), "b": torch.randn(7, generator=generator).to(dtype)}
+    shapes = {"a": (2, PIECE // 2 + 15), "b": (7,)}  # one in several pieces
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
 
 
 def mean_of(*members: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    mean = fp32(members[0])
+    mean = fp32(members[0], members[0])
     for count, member in enumerate(members[1:], start=1):
         blend(mean, mean, count, member, frozenset(mean))
     return mean
@@ -60,7 +61,7 @@ def test_members_in_bf16_are_averaged_in_fp32() -> None:
 
 
 def test_a_trial_leaves_the_running_mean_alone() -> None:
-    mean, trial = fp32(weights(0)), fp32(weights(0))
+    mean, trial = fp32(weights(0), NAMES), fp32(weights(0), NAMES)
     blend(trial, mean, 1, weights(1), NAMES)
     assert torch.equal(mean["a"], weights(0)["a"])
     assert torch.equal(trial["a"], mean_of(weights(0), weights(1))["a"])
@@ -69,7 +70,7 @@ def test_a_trial_leaves_the_running_mean_alone() -> None:
 @pytest.mark.parametrize("buffer", (torch.tensor(7), torch.tensor([1.5, 2.0])))
 def test_buffers_that_no_mean_is_meant_of_must_be_equal(buffer: torch.Tensor) -> None:
     one, two = {**weights(0), "seen": buffer}, {**weights(1), "seen": buffer.clone()}
-    mean = fp32(one)
+    mean = fp32(one, one)
     blend(mean, mean, 1, two, NAMES)
     assert torch.equal(mean["seen"], buffer) and mean["seen"].dtype == buffer.dtype
     with pytest.raises(ConfigError, match="buffer seen .* differs between members"):

@@ -12,7 +12,7 @@ from sweeps.interventions.filter import APART, ARMS, charged, collect, kept_fact
 from sweeps.spec import spec_from_dict
 
 SEEDS = {"tiny": (0, 1, 2), "cpu": (0, 1, 2, 3)}
-SWEEPS = {"tiny": ("ladder", "controls", "rare", "dull"), "cpu": ("ladder", "long", "controls", "rare", "dull")}
+SWEEPS = {"tiny": ("ladder", "controls"), "cpu": ("ladder", "long", "controls", "rare", "dull")}
 
 
 def report(pool: int, kept: int) -> dict[str, Any]:
@@ -45,18 +45,21 @@ def test_the_study_describes_itself(tmp_path: Path, scale: str) -> None:
     found = study(tmp_path, scale)
     steps = {step.name: " ".join(step.command) for step in found.steps}
     assert found.control == "full"
-    scored = {f"filter-{kept.arm.name}" for kept in ARMS if kept.options and not kept.drawn}
-    drawn = {
-        f"filter-{name}-s{seed}" for name in ("random", "clean", "rare_random", "dull_random") for seed in SEEDS[scale]
-    }
+    arms = scale_of(scale).arms
+    pools = {"tiny": {"even"}, "cpu": {"even", "rare", "dull"}}[scale]
+    assert {kept.pool for kept in arms} == pools
+    scored = {f"filter-{kept.arm.name}" for kept in arms if kept.options and not kept.drawn}
+    drawn = {f"filter-{kept.arm.name}-s{seed}" for kept in arms if kept.drawn for seed in SEEDS[scale]}
     assert {name for name in steps if name.startswith("filter-")} == {"filter-even-text", *scored, *drawn}
-    for pool in ("even", "rare", "dull"):
+    for pool in pools:
         assert f"first_sample={APART}" in steps[f"shards-{pool}-apart"]  # the reference learns from other captions
         assert f"data.path={tmp_path}/shards/{pool}-apart" in steps[f"train-{pool}-reference"]
+        own = [steps[f"filter-{kept.arm.name}"] for kept in arms if kept.pool == pool and kept.reference == "reference"]
+        assert own
+        assert all(one.endswith(f"reference={tmp_path}/{pool}-reference") for one in own)
     assert "reference" not in steps["filter-random-s1"] + steps["filter-clean-s1"]
     assert steps["filter-random-s1"].endswith(" seed=1")
     assert steps["filter-text_only"].endswith(f"reference={tmp_path}/even-text-reference")
-    assert steps["filter-rare_lowest"].endswith(f"reference={tmp_path}/rare-reference")
     assert [name for name in steps if name.endswith("-launch")] == [f"runs-{n}-launch" for n in SWEEPS[scale]]
 
 
@@ -76,7 +79,7 @@ def test_sweeps_have_every_arm_once(filtered: Path, scale: str) -> None:
     assert specs["ladder"].arms["full"][0] == f"data.path={filtered}/shards/even"
     assert specs["ladder"].arms["random"][0] == f"data.path={filtered}/kept/random/s{{seed}}"
     assert specs["ladder"].arms["lowest"][0] == f"data.path={filtered}/kept/lowest"
-    assert specs["rare"].arms["rare_lowest"][1] == "intervention.charged_flops=7000000000.0"
+    assert specs["ladder"].arms["lowest"][1] == "intervention.charged_flops=7000000000.0"
     common = set(specs["controls"].tokens_for("early", specs["controls"].sizes[0]))
     assert common <= set(specs["ladder"].tokens_for("early", specs["controls"].sizes[0]))
     assert {spec.seeds for spec in specs.values()} == {SEEDS[scale]}

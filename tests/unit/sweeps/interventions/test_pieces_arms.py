@@ -48,7 +48,8 @@ def test_validation_holds_about_as_many_captions_in_every_arm() -> None:
 @pytest.mark.parametrize("scale", ["tiny", "cpu"])
 def test_the_study_describes_itself(tmp_path: Path, scale: str) -> None:
     found = study(tmp_path, scale)
-    assert [step.name for step in found.steps] == ["shards", "early-plan", "early-launch", "late-plan", "late-launch"]
+    sweeps = ("early", "late") if scale == "tiny" else ("early", "late", "long")
+    assert [step.name for step in found.steps] == ["shards", *(f"{s}-{a}" for s in sweeps for a in ("plan", "launch"))]
     pieces = TINY if scale == "tiny" else OF_ARCH
     assert [arm.name for arm in found.arms] == [f"{arch}-{piece}" for arch in pieces for piece in pieces[arch]]
     assert found.control == "early-native" and found.metrics[0].name == "grounded"
