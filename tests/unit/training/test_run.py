@@ -66,7 +66,8 @@ def assert_same(one: RunConfig, other: RunConfig) -> None:
     first, second = read_record(run_directory(one)), read_record(run_directory(other))
     assert first is not None and second is not None
     assert first["result"] == second["result"]
-    expected = {"loss", "entropy", "class_excess", "order_hash", "weights_sha256", "skipped_steps", "skipped_samples"}
+    expected = {"loss", "entropy", "class_excess", "grounded", "order_hash", "weights_sha256"}
+    expected |= {"skipped_steps", "skipped_samples"}
     assert expected | ({"routing"} if one.arch.num_experts else set()) == set(first["result"])
     assert metrics(one) == metrics(other)
 

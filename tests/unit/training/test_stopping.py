@@ -77,7 +77,7 @@ OFTEN = {"checkpoint_every_steps": 3, "eval_every_steps": 4}
 
 MOMENTS: dict[str, tuple[Any, str, int, int]] = {  # what is called then, which call, and the step that is kept
     "the data are opened": (run, "rows_of", 1, 0),
-    "the model is built": (run, "build", 1, 0),
+    "the model is built": (run, "initial_model", 1, 0),
     "the trainer is made": (run, "make_trainer", 1, 0),
     "lightning sets up": (lightning.Trainer, "_run", 1, 0),
     "lightning begins the stage": (lightning.Trainer, "_run_stage", 1, 0),
