@@ -24,7 +24,7 @@ from analysis.interventions.paired import Paired, means, paired
 from analysis.interventions.rows import Data
 
 SOUPS = ("greedy", "uniform", "maximum", "individual_select", "model_stock")
-FRESH = ("pretrained", "D_only", "best_single", *SOUPS, "lr_greedy", "other_starts", "joint")
+FRESH = ("pretrained", "D_only", "best_single", *SOUPS, "lr_best_single", "lr_greedy", "other_starts", "joint")
 PLATEAU = ("plateau_start", "plateau_best_single", "plateau_uniform", "plateau_greedy", "plateau_joint",
            "plateau_joint_long")  # fmt: skip
 LADDERS = ("best_single", "greedy", "uniform", "model_stock", "joint")
@@ -107,10 +107,10 @@ def _against(data: Data, arms: Sequence[str], control: str, where: Where = None,
 
 
 def _side_verdicts(data: Data, at: Where) -> list[Verdict]:
-    rates = paired(data, "lr_greedy", control="D_only", where=at)
+    rates = paired(data, "lr_greedy", control="lr_best_single", where=at)
     apart = paired(data, "other_starts", control="best_single", where=at)
     return [
-        paired_verdict(rates, "Does a soup over learning rates of one data set help?", expected=_ANY),
+        paired_verdict(rates, "Does a soup over learning rates of one data set beat the best of them?", expected=_ANY),
         paired_verdict(
             apart,
             "And a mean of members that began with different pretrained models?",
@@ -132,28 +132,29 @@ def _plateau_verdicts(data: Data) -> list[Verdict]:
 
 
 def _lengths(data: Data) -> Table:
-    """Gain of the soup over its best member, and over joint training, at every length of the fine-tunes."""
+    """Differences at every length of the fine-tunes: from the start, from the best member, from joint training."""
+    pairs = (
+        ("best_single", "pretrained"),
+        ("greedy", "pretrained"),
+        ("greedy", "best_single"),
+        ("uniform", "best_single"),
+        ("model_stock", "best_single"),
+        ("greedy", "joint"),
+    )
     rows = []
-    lengths = data.where("greedy").levels("steps")
-    for steps in lengths:
-        cells = [
-            gap_text(paired(data, arm, control=control, where={"steps": steps}).difference)
-            for arm, control in (
-                ("greedy", "best_single"),
-                ("uniform", "best_single"),
-                ("model_stock", "best_single"),
-                ("greedy", "joint"),
-            )
+    for steps in data.where("greedy").levels("steps"):
+        gaps = [
+            paired(data, arm, control=control, where={"steps": [0, steps] if control == "pretrained" else steps})
+            for arm, control in pairs
         ]
-        rows.append((str(steps), *cells))
-    header = ("steps of a member", "greedy - best single", "uniform - best single", "model stock - best single",
-              "greedy - joint, equal steps")  # fmt: skip
-    return table(header, rows, "rrrrr", ["Paired by seed, 95 % t intervals, each by itself."])
+        rows.append((str(steps), *(gap_text(gap.difference) for gap in gaps)))
+    header = ("steps of a member", *(f"{arm} - {control}" for arm, control in pairs))
+    return table(header, rows, "r" * len(header), ["Paired by seed, 95 % t intervals, each by itself."], wrap=header)
 
 
 def _composition(data: Data, at: Where) -> Table:
     rows = []
-    for arm in ("best_single", *SOUPS, "lr_greedy"):
+    for arm in ("best_single", *SOUPS, "lr_best_single", "lr_greedy"):
         kept, passes = (means(data, column, [arm], at)[arm] for column in ("kept", "evaluations"))
         rows.append((arm, estimate_text(kept), f"{passes.value:.1f}"))
     return table(("arm", "members kept", "passes over the val split"), rows, "lrr", ["Mean over seeds."])

@@ -78,6 +78,7 @@ ARMS = (
     Arm("model_stock", "treatment", "between the mean and the pretrained weights, tensor by tensor"),
     Arm("pretrained", "baseline", "the model before fine-tuning"),
     Arm("D_only", "baseline", "fine-tuned on the base set alone"),
+    Arm("lr_best_single", "baseline", "the best of several learning rates, all on D, by its val score"),
     Arm("lr_greedy", "baseline", "greedy soup over learning rates, all on D"),
     Arm("other_starts", "baseline", "mean of k fine-tunes of k different pretrained models; must collapse"),
     Arm("joint", "baseline", "one model on D and all d_i together; its steps are a ladder"),

@@ -11,6 +11,11 @@ from sweeps.interventions.protocol import StudyError
 from sweeps.interventions.soup_table import Scale, Soup, first_soups, later_soups
 
 TEST, VAL = "test", "val"
+BESTS = {
+    "uniform": "best_single",
+    "plateau_uniform": "plateau_best_single",
+    "lr_greedy": "lr_best_single",
+}  # soup -> arm
 
 
 def collect(out: Path, plan: Scale) -> list[dict[str, Any]]:
@@ -32,11 +37,11 @@ def collect(out: Path, plan: Scale) -> list[dict[str, Any]]:
         long = soup.arm == "plateau_joint" and soup.steps > plan.after
         arm = f"{soup.arm}_long" if long else soup.arm
         rows.append({"arm": arm, **common, **_cost(made, before), **_marks(made["marks"]), **_shape(made)})
-        if soup.arm in ("uniform", "plateau_uniform"):
-            arm = soup.arm.replace("uniform", "best_single")
+        if soup.arm in BESTS:
             single = {"kept": 1, "evaluations": len(soup.runs)}
             best = _marks(made["best_single"]["marks"])
-            rows.append({"arm": arm, **common, **_cost(made, before, passes=len(soup.runs)), **best, **single})
+            cost = _cost(made, before, passes=len(soup.runs))
+            rows.append({"arm": BESTS[soup.arm], **common, **cost, **best, **single})
     return rows
 
 

@@ -11,7 +11,15 @@ from analysis.interventions.rows import Arm, Data, Metric, Study
 from analysis.interventions.soup import FRESH, PLATEAU, SOUPS, blocks
 
 K, MAIN, AFTER = 3, 400, 200
-GAIN = {"greedy": 0.05, "uniform": 0.04, "other_starts": -0.4, "pretrained": -0.1, "D_only": -0.05, "lr_greedy": -0.05}
+GAIN = {
+    "greedy": 0.05,
+    "uniform": 0.04,
+    "other_starts": -0.4,
+    "pretrained": -0.1,
+    "D_only": -0.05,
+    "lr_best_single": -0.05,
+    "lr_greedy": -0.05,
+}
 
 
 def row(arm: str, seed: int, steps: int, accuracy: float, k: int = 1, **more: Any) -> dict[str, Any]:
@@ -35,7 +43,7 @@ def rows(joint: float) -> list[dict[str, Any]]:
     """Soups gain 0.05 over the best member; joint training reaches ``joint`` at equal cost."""
     found = []
     for seed in range(5):
-        for arm in ("pretrained", "D_only", "lr_greedy", "other_starts"):
+        for arm in ("pretrained", "D_only", "lr_best_single", "lr_greedy", "other_starts"):
             steps = 0 if arm == "pretrained" else MAIN
             found.append(row(arm, seed, steps, 0.7 + GAIN[arm], 1 if arm in ("pretrained", "D_only") else K))
         for steps in (100, 200, MAIN):

@@ -13,7 +13,7 @@ from nmm.interventions.soup_options import SoupOptions, soups_of
 from nmm.record import write_json
 from sweeps.interventions.protocol import StudyError
 from sweeps.interventions.soup import scale_of, steps, study
-from sweeps.interventions.soup_rows import collect
+from sweeps.interventions.soup_rows import BESTS, collect
 from sweeps.interventions.soup_table import first_soups, later_soups
 
 SCALES = ["tiny", "cpu"]
@@ -67,7 +67,7 @@ def test_the_study_describes_itself_and_joint_training_is_run_at_equal_steps_and
     found, plan = study(tmp_path, scale), scale_of(scale)
     soups = (*first_soups(tmp_path, plan), *later_soups(tmp_path, plan))
     arms = {arm.name for arm in found.arms}
-    assert {soup.arm for soup in soups} | {"best_single", "plateau_best_single", "plateau_joint_long"} == arms
+    assert {soup.arm for soup in soups} | {*BESTS.values(), "plateau_joint_long"} == arms
     assert set(plan.lengths) <= set(plan.joint) and len(plan.extra) * plan.main in plan.joint
     assert found.control == "best_single" and len(plan.seeds) >= (5 if scale == "cpu" else 2)
 
