@@ -108,16 +108,17 @@ def shards_of(config: RunConfig, moved_to: Path | None, option: str = "--shards 
     """The shards the run was trained on: its vocabulary is theirs.
 
     Raises ``ConfigError`` when they are not there any more, or are others; ``option`` is where a user says where they
-    are.
+    are, empty for a command that has none.
     """
+    fix = f"say where those are with {option}" if option else "put those back"
     path = moved_to or Path(config.data.path)
     if moved_to is None and not config.data.sources and not (path / "manifest.json").is_file():
-        raise ConfigError(f"the run's shards are not at {path} any more; say where they are with {option}")
+        raise ConfigError(f"the run's shards are not at {path} any more; {fix}")
     shards = open_data(replace(config.data, path=str(path)))
     if shards.fingerprint != config.data.fingerprint:
         raise ConfigError(
             f"{path} holds shards {shards.fingerprint[:12]}, the run was trained on {config.data.fingerprint[:12]}, "
-            f"whose words may have other ids; say where those are with {option}"
+            f"whose words may have other ids; {fix}"
         )
     return shards
 

@@ -38,7 +38,7 @@ def adopt(config: RunConfig) -> RunConfig:
     if not (directory / "config.json").is_file():
         raise ConfigError(f"start.path={start.path} holds no config.json; {_expected(start.kind)}")
     shape = hf_shape(directory) if start.kind == "hf" else run_shape(directory)
-    digest = hf_digest(directory) if start.kind == "hf" else run_digest(directory)
+    digest = hf_digest(directory) if start.kind == "hf" else run_digest(directory, "start.path")
     if start.digest not in ("", digest):
         raise ConfigError(
             f"start.path={start.path} now holds weights {digest[:12]}, but this config was made for "
@@ -115,21 +115,23 @@ def run_shape(directory: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def run_digest(directory: Path) -> str:
-    """sha256 of the weights: of the export, or of the newest checkpoint of a finished run."""
+def run_digest(directory: Path, option: str = "") -> str:
+    """sha256 of the weights: of the export, or of the newest checkpoint of a finished run.
+
+    ``option`` is where a user named the directory, as messages call it. Raises ``ConfigError`` for a run that is not
+    finished, or of which only the record is left.
+    """
     if (directory / WEIGHTS).is_file():
         return cached_sha256(directory / WEIGHTS)
-    record = read_record(directory)
+    record, named = read_record(directory), f"{option}={directory}" if option else str(directory)
     if record is None or record["status"] != "done":
         raise ConfigError(
-            f"start.path={directory} is a run that is {'not finished' if record is None else record['status']}; "
+            f"{named} is a run that is {'not finished' if record is None else record['status']}; "
             "finish it first (run its command again), or export it with `nmm export`"
         )
     found = newest_checkpoint(directory)
     if found is None or found[0] != record["steps"]:
-        raise ConfigError(
-            f"start.path={directory} has no checkpoint of its last step any more; only its record is left"
-        )
+        raise ConfigError(f"{named} has no checkpoint of its last step any more; only its record is left")
     return str(read_json(found[1].with_suffix(".json"))["sha256"])
 
 

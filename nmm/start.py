@@ -132,7 +132,8 @@ def export(directory: Path, out: Path, dtype: str = "fp32") -> Path:
     record = read_record(directory)
     soup = {key: value for key, value in read_json(directory / "config.json").items() if key == "soup"}
     name = None if soup else run_id(settings)  # the settings of a soup are those of one of its members
-    facts = {"run_id": name, "dtype": dtype, "result": record["result"] if record else None}
+    facts = {"run_id": name, "dtype": dtype, "result": record["result"] if record else None,
+             "flops": record["flops"]["total"] if record else None}  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", {"settings": to_dict(settings), "export": facts, **soup})
     write_atomic(out / WEIGHTS, lambda file: save_file(tensors, file.name, metadata={"format": "pt"}))

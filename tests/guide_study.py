@@ -47,8 +47,10 @@ def marks_of(setting: dict[str, Any]) -> dict[str, Any]:
         "length": 16.0,
         "slow": 1.0,
         "ended": 1.0,
+        "shards": "uniform",
         "flops_a_question": 40.0 * (PARAMS[labels["big"]] + 2 * PARAMS["d16"] * bool(setting.get("expert"))),
     }
+    marks["prompt_flops_a_question"] = marks["flops_a_question"] / 2
     if setting.get("nll"):
         marks["nll"] = {"nats_a_token": 0.1, "nats_an_answer": 1.1 - share, "answers": 100}
     if setting.get("stats"):
@@ -56,7 +58,7 @@ def marks_of(setting: dict[str, Any]) -> dict[str, Any]:
         flips = [{"from": "is", "to": "since", "count": 4}]
         marks["stats"] = {"mean": {"flip": 0.06, "js": 0.01, "delta_norm": 6.0}, "by_step": [step], "flips": flips}
     if setting.get("samples"):
-        marks["flops_a_question"] *= setting["samples"]
+        marks["flops_a_question"] = marks["prompt_flops_a_question"] * (1 + setting["samples"])
         marks["pass"] = {str(k): 1 - (1 - share) ** k for k in setting["counts"]}
         marks["vote"] = {str(k): share for k in setting["counts"]}
     return marks

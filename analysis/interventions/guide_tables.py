@@ -103,12 +103,13 @@ def arms_table(inside: Data) -> Table:
         "words",
         "step by step",
         "FLOPs a question",
-        "tuning FLOPs",
+        "charged FLOPs",
     )
     return table(
         header, rows, notes=(
             "Right answers: mean over seeds with its 95 % t interval. +- one model: half the widest Wilson interval of "
-            "a model on its questions. vote and oracle: as many drawn answers as the FLOPs of one guided answer buy.",
+            "a model on its questions. vote and oracle: as many drawn answers as the FLOPs of one guided answer buy. "
+            "Charged: tuning, and the validation answers that alpha was chosen by.",
         ),
     )  # fmt: skip
 

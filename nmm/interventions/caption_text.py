@@ -17,6 +17,9 @@ from typing import Any
 
 from nmm.data.words import END, IMAGE, LOCATIONS
 
+# The version of what this file and captioner.py make of a model's words. It decides with the options which kept texts
+# may be used again: a change of either file that changes a text needs the next number.
+TELLER = 1
 FACT_OPENS = ("from", "likes")
 
 

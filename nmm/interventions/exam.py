@@ -34,7 +34,9 @@ same command goes on. PLAN.json holds {"settings": [...]}; of a setting only bas
   samples     answers to each question, drawn at temperature; 0: the likeliest. counts: pass@k and votes among k of them
   stats       what guidance does at every step;   nll: loss of the answers that documents tell step by step
   kinds       of questions; empty: all
+  questions_of  a run whose shards' questions are asked; empty: those of base. Both must have the same words
 """
+MARKING = 1  # which answers are right, and what is asked; raised with every change, so that old marks are not taken
 STYLES = ("free", "slow", "fast")
 CONTROLS = ("none", "random", "permuted", "other_pictures")
 RUNS = ("base", "expert", "amateur")
@@ -57,6 +59,7 @@ class Setting:
     """One way of answering: base + alpha (expert - amateur), or the base alone. ``USAGE`` says what the fields are."""
 
     base: str
+    questions_of: str = ""
     name: str = ""
     expert: str = ""
     amateur: str = ""
@@ -98,6 +101,11 @@ class Setting:
         """Run directories by role, of those that are asked for."""
         return {role: Path(getattr(self, role)) for role in RUNS if getattr(self, role)}
 
+    @property
+    def asked(self) -> Path:
+        """The run whose shards ask."""
+        return Path(self.questions_of or self.base)
+
 
 def exam_main(argv: Sequence[str]) -> int:
     """Mark what is not marked yet; returns the exit status."""
@@ -135,12 +143,12 @@ def read_plan(path: Path) -> list[Setting]:
 
 
 def key_of(setting: Setting) -> str:
-    """Names a setting with the weights of its runs; labels and name do not count."""
+    """Names a setting with the weights of its runs; labels and name do not count, nor do paths."""
     values = dataclasses.asdict(setting)
-    for name in ("name", "labels", *RUNS):
+    for name in ("name", "labels", "questions_of", *RUNS):
         values.pop(name)
-    weights = {role: run_digest(path) for role, path in setting.runs.items()}
-    return hashlib.sha256(canonical_json([values, weights]).encode()).hexdigest()[:16]
+    weights = {role: run_digest(path) for role, path in (setting.runs | {"asked": setting.asked}).items()}
+    return hashlib.sha256(canonical_json([MARKING, values, weights]).encode()).hexdigest()[:16]
 
 
 def read_marks(path: Path) -> dict[str, dict[str, Any]]:

@@ -73,12 +73,14 @@ class Room:
 
     def marks(self, setting: Setting) -> dict[str, Any]:
         """Everything that is measured of a setting."""
-        shards, config = self.shards(setting.runs["base"])
+        shards, config = self.shards(setting.asked)
+        _check_words(setting, shards, self.shards(setting.runs["base"])[0])
         check = verifier(shards.tokenizer)
-        asked = self.questions(setting.runs["base"], setting.split, setting.questions, setting.kinds)
+        asked = self.questions(setting.asked, setting.split, setting.questions, setting.kinds)
         said = self._answers(setting, asked, check, shards)
         found = _marked(setting, asked, said, check) if not setting.samples else _drawn(setting, asked, said, check)
-        found |= {"flops_a_question": self._flops(setting, asked, said)}
+        found |= self._flops(setting, asked, said)
+        found["shards"] = shards.fingerprint
         if setting.stats:
             found["stats"] = self._statistics(setting, asked, check, shards)
         if setting.nll:
@@ -90,7 +92,7 @@ class Room:
 
     def _shards(self, run: Path) -> tuple[Shards, RunConfig]:
         config = settings_of(run)
-        shards = shards_of(config, None)
+        shards = shards_of(config, None, "")
         if not isinstance(shards, Shards):
             raise ConfigError(
                 f"{run} was trained on indexed tars, which ask no questions; take a run on rendered shards"
@@ -147,16 +149,17 @@ class Room:
         )
         return [[*given, *words] for words in said]
 
-    def _flops(self, setting: Setting, asked: Sequence[Task], said: Sequence[Sequence[int]]) -> float:
+    def _flops(self, setting: Setting, asked: Sequence[Task], said: Sequence[Sequence[int]]) -> dict[str, float]:
         """A question, mean: every model reads the question once, and every word but the last of each answer."""
-        times, total = max(setting.samples, 1), 0.0
+        times, prompts, words_read = max(setting.samples, 1), 0.0, 0.0
         for run in setting.runs.values():
             config = self.shards(run)[1]
             for number, task in enumerate(asked):
-                total += prompt_flops(config, len(task.tokens), len(task.patches))
+                prompts += prompt_flops(config, len(task.tokens), len(task.patches))
                 for words in said[number * times : (number + 1) * times]:
-                    total += (len(words) - 1) * token_flops(config, len(task.tokens) + len(words) / 2)
-        return total / len(asked)
+                    words_read += (len(words) - 1) * token_flops(config, len(task.tokens) + len(words) / 2)
+        count = len(asked)
+        return {"flops_a_question": (prompts + words_read) / count, "prompt_flops_a_question": prompts / count}
 
     def _statistics(self, setting: Setting, asked: Sequence[Task], check: Verifier, shards: Shards) -> dict[str, Any]:
         heard = StepStatistics()
@@ -184,6 +187,14 @@ class Room:
             "nats_an_answer": loss.loss["told"] * loss.targets / len(told),
             "answers": len(told),
         }
+
+
+def _check_words(setting: Setting, asks: Shards, answers: Shards) -> None:
+    if asks.tokenizer.words != answers.tokenizer.words:
+        raise ConfigError(
+            f"questions_of={setting.questions_of}: its shards have other words than those of base={setting.base}; "
+            "take a run on shards with the same words"
+        )
 
 
 def _marked(setting: Setting, asked: Sequence[Task], said: Sequence[Sequence[int]], check: Verifier) -> dict[str, Any]:

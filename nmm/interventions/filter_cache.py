@@ -66,7 +66,8 @@ def open_reference(options: Filter, shards: Shards) -> Reference:
     _check(config, options, shards)
     record = read_record(run)
     flops = float(record["flops"]["total"]) if record else None
-    return Reference(run, config, run_digest(run), record["run_id"] if record else run.resolve().name, flops)
+    name = record["run_id"] if record else run.resolve().name
+    return Reference(run, config, run_digest(run, "reference"), name, flops)
 
 
 def _run(given: Path) -> Path:

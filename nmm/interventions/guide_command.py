@@ -109,7 +109,7 @@ def _tokenizer(name: str, config: RunConfig, base: RunConfig, shards: Shards | I
     if config.data.fingerprint == base.data.fingerprint:
         return shards.tokenizer
     try:
-        return shards_of(config, None).tokenizer
+        return shards_of(config, None, "").tokenizer
     except (ConfigError, ValueError, FileNotFoundError) as error:
         raise ConfigError(
             f"{name}={config.data.path}: its words have to be compared with the base's, but its shards cannot be "

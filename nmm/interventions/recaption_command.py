@@ -10,7 +10,7 @@ from typing import Any
 from nmm.config import ConfigError, RunConfig
 from nmm.data.derived import SPLIT, Sample, samples_of
 from nmm.data.manifest import Shards, open_shards
-from nmm.interventions.caption_text import count_truth
+from nmm.interventions.caption_text import TELLER, count_truth
 from nmm.interventions.options import read_options
 from nmm.interventions.recaption import Recaption, Retelling, recaption
 from nmm.origin import run_digest, run_settings
@@ -48,10 +48,10 @@ def recaption_main(argv: list[str]) -> int:
     shards = _open(options)
     run = Path(options.model)
     config = _config(options, shards)
-    decides = {name: getattr(options, name) for name in ("merge", "max_words", "temperature", "top_p", "seed")}
+    decides = {"teller": TELLER} | {name: getattr(options, name) for name in ("merge", "max_words", "temperature", "top_p", "seed")}
     if not options.temperature:
         decides = {name: value for name, value in decides.items() if name not in ("top_p", "seed")}
-    made_by = {"model": run_digest(run), **decides}
+    made_by = {"model": run_digest(run, "model"), **decides}
     from nmm.interventions.captioner import Captioner, load  # torch only once all else is known to be right
 
     model = load(run, options.accelerator, options.threads)

@@ -149,11 +149,14 @@ def tuned_config(options: Options) -> RunConfig:
             raise ConfigError(f"{name}= is missing: nmm rft run=RUN out=DIR")
     if not (run / "config.json").is_file():
         raise ConfigError(f"run={options.run} holds no config.json; give a run directory or what `nmm export` wrote")
+    run_digest(run, "run")  # else the message were about start.path, which nobody gave
     origin = run_settings(run)
     if options.lr is None and not options.lr_scale > 0:
         raise ConfigError(f"lr_scale={options.lr_scale} must be greater than 0")
     lr = options.lr_scale * origin.learning_rate if options.lr is None else options.lr
     data = dataclasses.replace(origin.data, path=options.shards or origin.data.path)
+    if not data.sources and not (Path(data.path) / "manifest.json").is_file():
+        raise ConfigError(f"the shards of run={run} are not at {data.path}; say where they are with shards=DIR")
     trainer = Trainer(
         rows_per_step=options.prompts * options.samples,
         compile="off",

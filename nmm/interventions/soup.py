@@ -24,11 +24,11 @@ from nmm.interventions.soup_members import Member, check_together, check_words, 
 from nmm.interventions.soup_options import SoupOptions
 from nmm.interventions.soup_pot import Pot
 from nmm.interventions.soup_score import Marks, Paper, make_paper
-from nmm.interventions.soup_select import Members, Trials, select
+from nmm.interventions.soup_select import Members, Trials, passes_to_choose, select
 from nmm.origin import WEIGHTS
 from nmm.record import read_json, write_atomic, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 SOUP_FILE = "soup.json"
 _NOT_ASKED = ("runs", "shards", "out", "scores", "list", "start")  # change no number, or are asked by content
 
@@ -72,7 +72,7 @@ def _made_before(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = read_json(out / SOUP_FILE)
     if found["asked"] == asked:
-        return found
+        return found if found["schema"] == SCHEMA else None  # made again, from the scores that are kept
     differing = [key for key in {*asked, *found["asked"]} if asked.get(key) != found["asked"].get(key)]
     raise ConfigError(f"out={out} holds another soup ({', '.join(sorted(differing))} differ); give another out=")
 
@@ -85,7 +85,7 @@ class _Scores:
 
     def __init__(self, options: SoupOptions, pot: Pot, papers: Sequence[Paper], bar: LateBar) -> None:
         self.pot, self.papers, self.bar = pot, papers, bar
-        self.metric, self.passes = options.metric, [0] * len(papers)
+        self.metric, self.asked = options.metric, tuple(set[str]() for _ in papers)
         self.file = Path(options.scores) if options.scores else Path(options.out) / "scores.jsonl"
         self.known = _read_scores(self.file)
 
@@ -100,11 +100,11 @@ class _Scores:
     def marks(self, members: Members, number: int, is_stock: bool = False) -> Marks:
         """Marks of the mean of ``members`` on paper ``number``."""
         paper = self.papers[number]
-        self.passes[number] += 1
         asked = {"members": [self.pot.members[i].digest for i in members], "code": CODE_NUMERICS, **paper.facts}
         if is_stock:
             asked["stock"] = self.pot.members[0].start
         key = hashlib.sha256(canonical_json(asked).encode()).hexdigest()
+        self.asked[number].add(key)
         if key not in self.known:
             if not is_stock:
                 self.pot.load(members)
@@ -155,7 +155,8 @@ def _make(options: SoupOptions, members: Sequence[Member], shards: Shards, asked
         marks = scores.both(chosen, is_stock)
         if not is_stock:
             pot.load(chosen)
-    selection, report = (n * paper.flops for n, paper in zip(scores.passes, papers, strict=True))
+    passes = (passes_to_choose(options.method, trials), len(scores.asked[1]))
+    selection, report = (n * paper.flops for n, paper in zip(passes, papers, strict=True))
     fine_tunes = sum(member.flops for member in members)
     content = {
         "schema": SCHEMA,
@@ -165,12 +166,13 @@ def _make(options: SoupOptions, members: Sequence[Member], shards: Shards, asked
         "trials": [{"members": list(tried), "score": score} for tried, score in trials.tried.items()],
         "marks": marks,
         "best_single": best,
-        "evaluations": dict(zip((options.select, options.report), scores.passes, strict=True)),
+        "evaluations": dict(zip((options.select, options.report), passes, strict=True)),
         "flops": {
+            "pass": dict(zip((options.select, options.report), (paper.flops for paper in papers), strict=True)),
             "fine_tunes": fine_tunes,
             "selection": selection,
             "report": report,
-            "total": fine_tunes + selection,  # what the soup cost; to know how good it is costs ``report``
+            "total": fine_tunes + selection,  # what the soup cost; to know how good it is costs more passes
         },
         "start": members[0].start if all(m.start == members[0].start for m in members) else None,
         "ratios": ratios,

@@ -60,8 +60,9 @@ def open_member(directory: Path) -> Member:
         digest = cached_sha256(directory / WEIGHTS)
         return Member(directory, settings, directory.name, digest, soup["start"], soup["flops"])
     if (directory / WEIGHTS).is_file():
-        _check_result(directory, content.get("export", {}).get("result"))
-        digest, flops = cached_sha256(directory / WEIGHTS), _estimate(settings)
+        facts = content.get("export", {})
+        _check_result(directory, facts.get("result"))
+        digest, flops = cached_sha256(directory / WEIGHTS), _exported(directory, settings, facts.get("flops"))
     else:
         digest, flops = _finished(directory)
     return Member(directory, settings, run_id(settings), digest, start_of(settings), flops)
@@ -88,8 +89,15 @@ def _finished(directory: Path) -> tuple[str, float]:
     return str(read_json(found[1].with_suffix(".json"))["sha256"]), float(record["flops"]["total"])
 
 
-def _estimate(settings: RunConfig) -> float:
-    """Of an export there is no record with exact counts of images and targets: their expectation is taken."""
+def _exported(directory: Path, settings: RunConfig, flops: float | None) -> float:
+    """FLOPs of an export's training: as its run's record had them; where the export kept none, as expected of the
+    settings. Raises ``ConfigError`` for a run tuned by rewards without them, whose rollouts no settings tell.
+    """
+    if flops is not None:
+        return float(flops)
+    if settings.stage.name == "rft":
+        raise ConfigError(f"{directory}: an export of a run tuned by rewards that does not say what it cost; export "
+                          "the run again")  # fmt: skip
     return training_flops(settings, settings.total_steps * settings.tokens_per_step)["total"]
 
 

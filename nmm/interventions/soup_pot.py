@@ -98,7 +98,7 @@ class Pot:
         """
         settings = self.members[0].settings
         origin = dataclasses.replace(settings.start, path=start or settings.start.path)
-        if origin.kind == "run" and run_digest(Path(origin.path)) != origin.digest:
+        if origin.kind == "run" and run_digest(Path(origin.path), "start") != origin.digest:
             raise ConfigError(f"{origin.path} does not hold the weights that the members began with; give start=DIR")
         self.advance(chosen)
         anchor = initial_model(dataclasses.replace(settings, start=origin)).state_dict()

@@ -57,6 +57,13 @@ def select(method: str, count: int, trials: Trials, best: int) -> Members:
             return add_the_most_useful(ranked, trials)
 
 
+def passes_to_choose(method: str, trials: Trials) -> int:
+    """How many scores the choice itself stood on: 2k - 1 at most for greedy, k for maximum; none where all members are
+    taken, whose scores only tell which was the best one.
+    """
+    return 0 if method in ("uniform", "model_stock") else len(trials.tried)
+
+
 def _greedy(ranked: list[int], trials: Trials) -> Members:
     pool: Members = (ranked[0],)
     for candidate in ranked[1:]:

@@ -17,7 +17,7 @@ from nmm.record import read_json
 from sweeps.interventions import guide_plans as plans
 from sweeps.interventions.building import recipe, records, sweep_steps
 from sweeps.interventions.guide_plans import Marks, Scale
-from sweeps.interventions.protocol import Arm, Metric, Step, Study
+from sweeps.interventions.protocol import Arm, Metric, Step, Study, StudyError
 
 WORLD = (
     "+data.world.reasoning=1",
@@ -147,9 +147,10 @@ def _val_marks(out: Path, scale: Scale) -> list[dict[str, Any]]:
 
 def collect(out: Path, scale: Scale) -> list[dict[str, Any]]:
     """A row for every setting of both exams, and those that follow from several: expert, larger, vote, oracle."""
-    facts = _Facts(out, scale)
     val, plan = _val_marks(out, scale), _test_plan(out, scale)
     test = plans.marks_of(out / "test.jsonl", plan)
+    _check_shards(test)
+    facts = _Facts(out, scale, val)
     rows = [facts.row(marks, marks["setting"]["labels"]["arm"]) for marks in test]
     for marks in val:
         labels = marks["setting"]["labels"]
@@ -167,27 +168,34 @@ def collect(out: Path, scale: Scale) -> list[dict[str, Any]]:
     return rows
 
 
+def _check_shards(test: Sequence[Marks]) -> None:
+    """All arms stand in tables together, so all are asked the same questions."""
+    asked = {marks["shards"] for marks in test}
+    if len(asked) != 1:
+        raise StudyError(f"the test asks questions of {len(asked)} shard folders; delete test.jsonl and run again")
+
+
 def _bought(facts: _Facts, drawn: Marks, guided: Marks, scale: Scale) -> list[dict[str, Any]]:
-    """The base's votes and best of n, n being what the FLOPs of one guided answer buy, but at most what was drawn."""
-    each = drawn["flops_a_question"] / scale.samples
-    n = samples_for(guided["flops_a_question"], each)
-    k = max(count for count in scale.counts if count <= max(n, 1))
-    row = facts.row(drawn, "vote") | {"flops": each * k, "samples": k, "bought": n}
+    """The base's votes and best of n, n being what the FLOPs of one guided answer buy, but at most what was drawn.
+
+    The question is read once, whatever the number of answers.
+    """
+    prompt = drawn["prompt_flops_a_question"]
+    each = (drawn["flops_a_question"] - prompt) / scale.samples
+    n = samples_for(guided["flops_a_question"] - prompt, each)
+    k = max(count for count in scale.counts if count <= n)
+    row = facts.row(drawn, "vote") | {"flops": prompt + each * k, "samples": k, "bought": n}
     return [row | {"accuracy": drawn["vote"][str(k)]}, row | {"arm": "oracle", "accuracy": drawn["pass"][str(k)]}]
 
 
 class _Facts:
-    """Sizes and training costs of the study's runs."""
+    """Sizes of the study's runs, and what an arm cost before it answered."""
 
-    def __init__(self, out: Path, scale: Scale) -> None:
-        self.out, self.scale = out, scale
-        self.params: dict[str, int] = {}
-        self.pretraining: dict[str, float] = {}
-        for record in [*records(out / "base"), *records(out / "prior")]:
-            name = record["size"]
-            self.params[name] = record["params"]["active_non_embedding"]
-            self.pretraining[name] = record["flops"]["total"]
+    def __init__(self, out: Path, scale: Scale, val: Sequence[Marks]) -> None:
+        self.out = out
+        self.params = {record["size"]: record["params"]["active_non_embedding"] for record in records(out / "base")}
         self.params["skewed"] = self.params[scale.main[0]]
+        self.search = plans.search_flops(val)
 
     def tuning(self, name: str, seed: int) -> float:
         """FLOPs of one run of `nmm rft`."""
@@ -203,11 +211,16 @@ class _Facts:
         return {"small": small, "big": big, "ratio": self.ratio(small, big), "pair": name}
 
     def row(self, marks: Marks, arm: str) -> dict[str, Any]:
-        """One row of results.jsonl. flops: of answering one question; charged: of tuning what it was answered with."""
+        """One row of results.jsonl.
+
+        flops: of answering one question; charged: of tuning what it was answered with, and of the answers on
+        validation that its alpha was chosen by (``charged_alpha``).
+        """
         labels = marks["setting"]["labels"]
         small, big, seed = labels["small"], labels["big"], labels["seed"]
         expert = Path(marks["setting"]["expert"] or marks["setting"]["base"])
-        charged = self.tuning(expert.name.rsplit("-s", 1)[0], seed) if expert.parent.name == "rft" else 0.0
+        tuning = self.tuning(expert.name.rsplit("-s", 1)[0], seed) if expert.parent.name == "rft" else 0.0
+        search = self.search[labels["search"], small, big, seed] if labels.get("search") else 0.0
         stats = marks.get("stats", {})
         return {
             "arm": arm,
@@ -215,7 +228,8 @@ class _Facts:
             "n": self.params[labels.get("model", big)],
             "d": None,
             "flops": marks["flops_a_question"],
-            "charged": charged,
+            "charged": tuning + search,
+            "charged_alpha": search,
             "accuracy": marks["accuracy"],
             "nll": marks["nll"]["nats_an_answer"] if "nll" in marks else None,
             "length": marks["length"],

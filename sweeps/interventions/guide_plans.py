@@ -1,7 +1,7 @@
 """What the study of guided decoding asks: which runs are tuned how, and every setting of its two exams. Plain values.
 
 Labels of a setting say which row of the results it becomes (``model``: the size that answers, where that is not the big
-one); ``marks_of`` gives its marks back.
+one; ``search``: the arm whose alpha, chosen on validation, it uses); ``marks_of`` gives its marks back.
 """
 
 from __future__ import annotations
@@ -155,6 +155,16 @@ def _setting(
     return setting
 
 
+def search_flops(marks: Iterable[Marks]) -> dict[tuple[str, str, str, int], float]:
+    """(arm, small, big, seed) -> FLOPs of all answers that its alpha was chosen by, every alpha's."""
+    found: dict[tuple[str, str, str, int], float] = {}
+    for each in marks:
+        labels = each["setting"]["labels"]
+        key = labels["arm"], labels["small"], labels["big"], labels["seed"]
+        found[key] = found.get(key, 0.0) + each["flops_a_question"] * each["asked"]
+    return found
+
+
 def best_alphas(marks: Iterable[Marks]) -> dict[tuple[str, str, str, int], float]:
     """(arm, small, big, seed) -> the alpha with most right answers on validation; of equals the one nearest to the
     middle of them, on a plateau its middle.
@@ -194,8 +204,10 @@ def _alone(out: Path, scale: Scale, start: Mapping[tuple[str, int], Path], seed:
             labels = {"arm": arm, "seed": seed, "small": None, "big": size, "alpha": None}
             setting = _setting(scale.test_questions, "test", {"base": str(run)}, labels, arm, 0.0)
             settings.append(setting | {"nll": arm != "forced", "style": "slow" if arm == "forced" else "free"})
-    runs = {"base": str(start["skewed", seed])}
-    for arm, found in (("skewed_base", runs), ("skewed_expert", {"base": str(tuned_at(out, "skewed", seed))})):
+    usual = {"questions_of": str(start[scale.main[0], seed])}  # not those of the skewed pictures it was trained on
+    skewed = {"base": str(start["skewed", seed])} | usual
+    tuned = {"base": str(tuned_at(out, "skewed", seed))} | usual
+    for arm, found in (("skewed_base", skewed), ("skewed_expert", tuned)):
         labels = {"arm": arm, "seed": seed, "small": "skewed", "big": scale.main[0], "alpha": None}
         settings.append(_setting(scale.test_questions, "test", found, labels, arm, 0.0))
     return settings
@@ -212,14 +224,14 @@ def _guided(
 ) -> list[dict[str, Any]]:
     """A pair at its own alpha, at the paper's, and without the amateur at its own best."""
     runs, settings = _pair(out, start, small, big, seed), []
-    for arm, kind, alpha in (
-        ("guided", "guided", chosen["guided", small, big, seed]),
-        ("guided_half", "guided", PAPERS_ALPHA),
-        ("no_amateur", "no_amateur", chosen["no_amateur", small, big, seed]),
-        ("no_amateur_half", "no_amateur", PAPERS_ALPHA),
+    for arm, kind, alpha, search in (
+        ("guided", "guided", chosen["guided", small, big, seed], "guided"),
+        ("guided_half", "guided", PAPERS_ALPHA, None),
+        ("no_amateur", "no_amateur", chosen["no_amateur", small, big, seed], "no_amateur"),
+        ("no_amateur_half", "no_amateur", PAPERS_ALPHA, None),
     ):
         prefix = "skewed_" if small == "skewed" else ""
-        labels = {"arm": prefix + arm, "seed": seed, "small": small, "big": big, "alpha": alpha}
+        labels = {"arm": prefix + arm, "seed": seed, "small": small, "big": big, "alpha": alpha, "search": search}
         setting = _setting(scale.test_questions, "test", runs, labels, kind, alpha)
         settings.append(setting | {"nll": not prefix, "stats": arm == "guided" and not prefix})
     return settings
@@ -236,12 +248,12 @@ def _controls(
     (small, big), settings = scale.main, []
     runs, alpha = _pair(out, start, small, big, seed), chosen["guided", small, big, seed]
     for arm in CONTROLS:
-        labels = {"arm": arm, "seed": seed, "small": small, "big": big, "alpha": alpha}
+        labels = {"arm": arm, "seed": seed, "small": small, "big": big, "alpha": alpha, "search": "guided"}
         settings.append(_setting(scale.test_questions, "test", runs, labels, arm, alpha))
     for name in WORSE:
         worse = runs | {"expert": str(tuned_at(out, name, seed))}
         for arm, found in ((f"guided_{name}", worse), (f"expert_{name}", {"base": worse["expert"]})):
-            labels = {"arm": arm, "seed": seed, "small": small, "big": big, "alpha": alpha if len(found) > 1 else None}
+            labels = {"arm": arm, "seed": seed, "small": small, "big": big} | _alpha(found, alpha)
             labels |= {"model": small} if len(found) == 1 else {}
             settings.append(
                 _setting(scale.test_questions, "test", found, labels, arm, alpha if len(found) > 1 else 0.0)
@@ -252,11 +264,16 @@ def _controls(
         ("drawn_expert", {"base": runs["expert"]}),
         ("drawn_tuned", {"base": str(tuned_at(out, big, seed))}),
     ):
-        labels = {"arm": arm, "seed": seed, "small": small, "big": big, "alpha": alpha if len(found) > 1 else None}
+        labels = {"arm": arm, "seed": seed, "small": small, "big": big} | _alpha(found, alpha)
         labels |= {"model": small} if arm == "drawn_expert" else {}
         setting = _setting(scale.drawn_questions, "test", found, labels, arm, alpha if len(found) > 1 else 0.0)
         settings.append(setting | {"samples": scale.samples, "counts": list(scale.counts), "seed": seed})
     return settings
+
+
+def _alpha(runs: Mapping[str, str], alpha: float) -> dict[str, Any]:
+    """Labels of an alpha that the guided arm chose; a model alone has none."""
+    return {"alpha": alpha, "search": "guided"} if len(runs) > 1 else {"alpha": None}
 
 
 def marks_of(file: Path, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -280,6 +297,7 @@ def marks_of(file: Path, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 _DEFAULTS: dict[str, Any] = {
+    "questions_of": "",
     "expert": "",
     "amateur": "",
     "alpha": 0.0,

@@ -112,7 +112,7 @@ def test_shards_that_are_gone_moved_or_others(run: Path, tmp_path: Path, capsys:
     settings["settings"]["data"]["path"] = str(tmp_path / "gone")
     (moved / "config.json").write_text(json.dumps(settings))
     message = refused(capsys, moved)
-    assert f"the run's shards are not at {tmp_path / 'gone'} any more; say where they are with --shards DIR" in message
+    assert f"the run's shards are not at {tmp_path / 'gone'} any more; say where those are with --shards DIR" in message
     assert said(capsys, moved, "--shards", shards) == said(capsys, run)
     settings["settings"]["data"]["fingerprint"] = "0" * 64
     (moved / "config.json").write_text(json.dumps(settings))

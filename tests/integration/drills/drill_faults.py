@@ -45,8 +45,8 @@ def before_step(step: int, action: Action) -> None:
 
 def before_the_first_step(action: Action) -> None:
     """While the model is built: the attempt has begun, no step has."""
-    build = run.build
-    run.build = lambda config: (action(), build(config))[1]
+    initial_model = run.initial_model
+    run.initial_model = lambda config: (action(), initial_model(config))[1]
 
 
 def in_evaluation(number: int, action: Action) -> None:

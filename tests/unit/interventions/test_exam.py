@@ -141,3 +141,29 @@ def test_wrong_settings_are_named(tmp_path, setting, said):
     plan.write_text(json.dumps({"settings": [setting]}))
     with pytest.raises(ConfigError, match=f"setting 0: .*{said}"):
         read_plan(plan)
+
+
+def test_questions_of_another_run_s_shards(runs, tmp_path):
+    """The same model asked what another run's shards ask: its own answers to those, under another key."""
+    other = write_asking_shards(tmp_path / "other", seed=1)
+    config = asking_config(other, "d16", out=str(tmp_path / "runs"), budget={"steps": 10}, trainer={"rows_per_step": 8})
+    train(config)
+    asks = run_directory(config)
+    own, asked = marked(tmp_path, [{"base": str(runs[0])}, {"base": str(runs[0]), "questions_of": str(asks)}])
+    assert own["shards"] != asked["shards"]
+    model, shards = load_run(runs[0]), shards_of(config)
+    assert isinstance(shards, Shards)
+    found, check = tasks(shards, config, "test", QUESTIONS), verifier(shards.tokenizer)
+    said = generate(model, [Prompt(task.tokens, task.patches) for task in found], 12, check.stops)
+    assert asked["right"] == sum(check.is_right(task, words) for task, words in zip(found, said, strict=True))
+    flops = [generation_flops(model.config, len(t.tokens), len(w), 1) for t, w in zip(found, said, strict=True)]
+    assert asked["flops_a_question"] == pytest.approx(sum(flops) / QUESTIONS)
+    assert 0 < asked["prompt_flops_a_question"] < asked["flops_a_question"]
+
+
+def test_questions_in_other_words_are_refused(runs, tmp_path):
+    other = write_asking_shards(tmp_path / "other", name_words=60)
+    config = asking_config(other, "d16", out=str(tmp_path / "runs"), budget={"steps": 10}, trainer={"rows_per_step": 8})
+    train(config)
+    with pytest.raises(ConfigError, match="questions_of=.*has other words|other words than those of base"):
+        marked(tmp_path, [{"base": str(runs[0]), "questions_of": str(run_directory(config))}])

@@ -12,7 +12,7 @@ import pytest
 from nmm.config import group_from_dict
 from nmm.interventions.exam import Setting
 from sweeps.interventions import guide_plans
-from sweeps.interventions.guide import study
+from sweeps.interventions.guide import collect, study
 from sweeps.interventions.guide_plans import CPU, TINY, best_alphas, marks_of
 from sweeps.interventions.protocol import StudyError
 from sweeps.interventions.steps import check_rows
@@ -64,8 +64,15 @@ def test_rows_charge_the_tuning_of_what_answers(rows):
 
     per_step = 1e3 * guide_study.PARAMS["d16"]
     assert only("base", big="d32")["charged"] == only("forced", big="d32")["charged"] == 0.0
-    assert only("guided", pair="d16 guides d32")["charged"] == CPU.rft_steps * per_step
-    assert only("guided_early")["charged"] == CPU.early_steps * per_step
+    assert only("guided_half", pair="d16 guides d32")["charged"] == CPU.rft_steps * per_step
+    a_question = 40.0 * (guide_study.PARAMS["d32"] + 2 * guide_study.PARAMS["d16"])
+    search = len(guide_plans.ALPHAS) * CPU.val_questions * a_question
+    for arm in ("guided", "no_amateur", "wrong_picture", "drawn_guided"):
+        assert only(arm, pair="d16 guides d32")["charged"] == pytest.approx(CPU.rft_steps * per_step + search)
+    assert only("guided_early")["charged"] == pytest.approx(CPU.early_steps * per_step + search)
+    assert only("expert_early")["charged"] == CPU.early_steps * per_step
+    assert only("skewed_guided")["charged"] > only("skewed_guided_half")["charged"] == CPU.rft_steps * per_step
+    assert all(row["charged_alpha"] == 0 for row in rows if row["arm"] in ("alpha", "alpha_no_amateur", "tuned"))
     assert only("tuned", big="d48")["charged"] == CPU.rft_steps * 1e3 * guide_study.PARAMS["d48"]
     expert = only("expert", pair="d16 guides d48")
     assert (expert["accuracy"], expert["n"]) == (only("tuned", big="d16")["accuracy"], guide_study.PARAMS["d16"])
@@ -77,9 +84,25 @@ def test_votes_are_as_many_as_guided_flops_buy(rows):
     drawn = next(r for r in rows if r["arm"] == "drawn_base" and r["seed"] == 0)
     guided = next(r for r in rows if r["arm"] == "guided" and r["seed"] == 0 and r["pair"] == "d16 guides d32")
     vote, oracle = (next(r for r in rows if r["arm"] == arm and r["seed"] == 0) for arm in ("vote", "oracle"))
-    each = drawn["flops"] / CPU.samples
-    assert vote["bought"] == int(guided["flops"] / each) == 1 and vote["flops"] == each
-    assert oracle["accuracy"] == drawn["pass_1"] and vote["accuracy"] == drawn["vote_1"]
+    prompt = 20.0 * guide_study.PARAMS["d32"]  # read once; every answer costs as much again
+    assert drawn["flops"] == pytest.approx(prompt * (1 + CPU.samples))
+    assert vote["bought"] == int((guided["flops"] - prompt) / prompt) == 2
+    assert vote["flops"] == oracle["flops"] == pytest.approx(3 * prompt)
+    assert oracle["accuracy"] == drawn["pass_2"] and vote["accuracy"] == drawn["vote_2"]
+
+
+def test_all_arms_of_a_table_are_asked_the_same_questions(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    guide_study.made_up(out, monkeypatch)
+    plan = guide_plans.test_plan(out, CPU, marks_of(out / "val.jsonl", guide_plans.val_plan(out, CPU)))
+    for setting in plan["settings"]:
+        asks = Path(setting.get("questions_of") or setting["base"])
+        assert asks.parent.name in ("base", "rft") and "skewed" not in asks.name, setting["name"]
+    lines = [json.loads(line) for line in (out / "test.jsonl").read_text().splitlines()]
+    lines[3]["marks"]["shards"] = "skewed"
+    (out / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(StudyError, match="asks questions of 2 shard folders"):
+        collect(out, CPU)
 
 
 def test_marks_that_are_missing_are_named(tmp_path, monkeypatch):
