@@ -15,9 +15,9 @@ from nmm.record import write_json
 from sweeps.interventions import guide, guide_plans
 from sweeps.interventions.guide_plans import CPU, Scale
 
-PARAMS = {"d16": 9_616, "d24": 19_000, "d32": 31_000, "d48": 93_000}
-TUNED = {"d16": 0.8, "d24": 0.9, "d32": 0.95, "d48": 0.98}
-BASE, GUIDED = 0.25, {"d24": 0.92, "d32": 0.94, "d48": 0.97}
+PARAMS = {"d16": 5_000, "d24": 9_616, "d32": 19_000, "d48": 31_000, "d64": 93_000}
+TUNED = {"d16": 0.8, "d24": 0.8, "d32": 0.9, "d48": 0.95, "d64": 0.98}
+BASE, GUIDED = 0.25, {"d24": 0.9, "d32": 0.92, "d48": 0.94, "d64": 0.97}
 
 
 def record(size: str, seed: int) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def marks_of(setting: dict[str, Any]) -> dict[str, Any]:
         "slow": 1.0,
         "ended": 1.0,
         "shards": "uniform",
-        "flops_a_question": 40.0 * (PARAMS[labels["big"]] + 2 * PARAMS["d16"] * bool(setting.get("expert"))),
+        "flops_a_question": 40.0 * (PARAMS[labels["big"]] + 2 * PARAMS["d24"] * bool(setting.get("expert"))),
     }
     marks["prompt_flops_a_question"] = marks["flops_a_question"] / 2
     if setting.get("nll"):
@@ -82,7 +82,7 @@ def made_up(out: Path, patch: pytest.MonkeyPatch, scale: Scale = CPU) -> list[di
         patch.setattr(module, "records", records)
     out.mkdir(exist_ok=True)
     for run in guide_plans.tune_plan(out, scale)["runs"]:
-        size = "d16" if Path(run["run"]).parent.name == "prior" else Path(run["run"]).name.split("-")[0]
+        size = "d24" if Path(run["run"]).parent.name == "prior" else Path(run["run"]).name.split("-")[0]
         write_json(Path(run["out"]) / "record.json", {"flops": {"total": 1e3 * PARAMS[size] * run["steps"]}})
     val = guide_plans.val_plan(out, scale)
     answer(val, out / "val.jsonl")

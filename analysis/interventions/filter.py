@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from analysis.fit import FitError
 from analysis.interventions import curve, lawfit
@@ -20,15 +20,19 @@ from analysis.interventions.compose import (
     paired_table,
     paired_verdict,
 )
+from analysis.interventions.multiplier import Multiplier
 from analysis.interventions.numbers import estimate_text, gap_text
-from analysis.interventions.paired import mean, means, paired, paired_all
-from analysis.interventions.rows import Data, RowsError
+from analysis.interventions.paired import Paired, by_seed, mean, means, paired
+from analysis.interventions.rows import Data, RowsError, value_of
 
 LADDER = ("full", "random", "lowest")
 CHOICES = ("random", "lowest", "length_normalised", "summed", "text_only", "blind", "middle", "highest", "clean")
 RARE = ("rare_full", "rare_random", "rare_lowest")
 DULL = ("dull_full", "dull_random", "dull_lowest", "dull_middle")
 TAIL = "loss_tail"
+EPOCHS = 2.5  # of what an arm kept: runs beyond are no data for a law
+LENGTHS = 3  # of training, that a law of an arm needs at least
+CURVES = 4  # multipliers of measured ladders on the page
 LIMITS = (
     "The noise is made for the filter to find: unguessable words and captions of other pictures. How much of a web "
     "pool is like that is not known here, and it decides most of the gain.",
@@ -38,6 +42,10 @@ LIMITS = (
     "Reference and kept fifth belong to one pool. Charged costs are those of a single use: a reference that scores "
     "many pools, or a kept fifth that trains many models, is closer to the amortised curve.",
     "Random fifths are drawn anew for every seed; pool and reference are one of each, so their luck is in no interval.",
+    "Data are counted as tokens trained on. The fifth was chosen from a pool five times as large, by a reference that "
+    "had read captions of its own; where captions are scarce, these are part of the price.",
+    "The whole pool has a floor of its own, and laws here share one: the exponent beta of such an arm takes that up "
+    "and is no exponent. Inside the tested range multipliers hold all the same.",
     "Models of some ten thousand parameters and at most a million tokens; nothing is said outside this range.",
 )
 ANY = ("better", "unresolved", "worse", "mixed", "no effect")
@@ -49,26 +57,28 @@ def blocks(data: Data) -> list[Block]:
     size = _middle(even)
     common = _positions(even, [arm for arm in CHOICES if arm in even.arms], size)
     at = {"size": size, "positions": common[-1]}
-    gaps = paired_all(even, control="random", arms=["full", *(arm for arm in CHOICES if arm != "random")], where=at)
+    gaps = _judged(data, even, at)
+    ranked = [gaps[arm, "random", ""] for arm in ("full", *CHOICES) if (arm, "random", "") in gaps]
+    worth = _worth(even, size)
     return [
-        *opening(data, _verdicts(data, even, size, at), LIMITS),
+        *opening(data, _verdicts(gaps, worth, size), (*LIMITS, _family(gaps))),
         Heading("What was kept"),
         _kept_table(data),
         Text("Precision: the share of kept captions without noise. Recall: the share of all captions without noise "
              "that is kept. Fixed: the fixed text; copies: repeated samples; tail: mentions of the rarer entities; "
-             "FLOPs: charged for scoring and the reference."),
+             "FLOPs: charged for scoring and the reference. Means over the draws of the seeds, where there are any."),
         Heading(f"Every choice at equal tokens (size {size}, {at['positions']:,} positions)"),
         means_table(even, arms=[arm for arm in ("full", *CHOICES) if arm in even.arms], where=at),
-        forest_figure("against_random", gaps),
-        paired_table(gaps),
-        *_cost(even, size),
+        forest_figure("against_random", ranked),
+        paired_table([*ranked, gaps["lowest", "full", ""]]),
+        *_cost(even, size, worth),
         *_laws(even),
         Heading("Repeated epochs"),
         _epochs(even, size),
         Text("An epoch of a fifth is a fifth of the pool's: the lower the row, the more its captions are repeated, "
              "while the whole pool is hardly read once."),
-        *_rare(data),
-        *_dull(data),
+        *_rare(data, gaps),
+        *_dull(data, gaps),
     ]  # fmt: skip
 
 
@@ -90,46 +100,77 @@ def _positions(data: Data, arms: Sequence[str], size: str) -> list[int]:
     return sorted(set.intersection(*found))
 
 
-def _verdicts(data: Data, even: Data, size: str, at: dict[str, object]) -> list[Verdict]:
-    """The three differences were named beforehand and are corrected for each other; the table has the whole family."""
-    where = {"size": size}
-    total, flops, tokens = (
-        curve.multiplier(even, "lowest", axis=axis, rung="positions", where=where, comparisons=3)
-        for axis in ("total", "flops", "d")
+def _judged(data: Data, even: Data, at: Mapping[str, object]) -> dict[tuple[str, str, str], Paired]:
+    """(arm, control, metric) -> difference; all of the page are one family, so that boxes and tables say the same."""
+    asked = [("even", arm, "random", "") for arm in even.arms if arm != "random"] + [("even", "lowest", "full", "")]
+    if set(RARE) <= set(data.arms):
+        asked += [("rare", "rare_lowest", "rare_random", metric) for metric in ("", TAIL)]
+    if set(DULL) <= set(data.arms):
+        asked += [("dull", arm, "dull_random", "") for arm in DULL if arm != "dull_random"]
+    found = {}
+    for pool, arm, control, metric in asked:
+        where = at if pool == "even" else _last(data, pool)
+        found[arm, control, metric] = paired(_pool(data, pool), arm, metric, control, (), len(asked), where)
+    return found
+
+
+def _family(gaps: Mapping[tuple[str, str, str], Paired]) -> str:
+    return (
+        f"Verdicts are for the page as one family: intervals of differences hold for all {len(gaps)} of them together, "
+        f"bands of measured multipliers for all {CURVES} of them (Bonferroni), in boxes and tables alike. Bands of "
+        "laws, about which no box is, are for the arms of their fit."
     )
-    asked = {
-        (arm, control): paired(even, arm, control=control, comparisons=3, where=at)
-        for arm, control in (("lowest", "full"), ("lowest", "random"), ("blind", "random"))
+
+
+def _worth(even: Data, size: str) -> dict[str, Multiplier]:
+    """What the lowest fifth is worth in total cost, in training alone and in data; and a random one in training."""
+    where = {"size": size}
+    found = {
+        axis: curve.multiplier(even, "lowest", axis=axis, rung="positions", where=where, comparisons=CURVES)
+        for axis in ("total", "flops", "d")
     }
+    random = curve.multiplier(even, "random", axis="flops", rung="positions", where=where, comparisons=CURVES)
+    return {**found, "random": random}
+
+
+def _verdicts(gaps: Mapping[tuple[str, str, str], Paired], worth: Mapping[str, Multiplier], size: str) -> list[Verdict]:
     found = [
         paired_verdict(
-            asked["lowest", "full"],
+            gaps["lowest", "full", ""],
             f"Is the least surprising fifth better than the whole pool, at equal tokens ({size})?",
         ),
         paired_verdict(
-            asked["lowest", "random"], "Is it better than a random fifth, the control that the paper lacks?"
+            gaps["lowest", "random", ""], "Is it better than a random fifth, the control that the paper lacks?"
         ),
-        multiplier_verdict(tokens, "What is it worth in data?", "Tokens of the whole pool for the same loss."),
         multiplier_verdict(
-            total, "And in compute, if it pays for its scoring and for the reference?", expected=("better", "no effect")
+            worth["d"],
+            "What is it worth in data?",
+            "Tokens of the whole pool for the same loss. Not counted: the fifth comes from a pool five times as large, "
+            "and the reference read captions of its own.",
         ),
-        multiplier_verdict(flops, "And if somebody else has paid for these (amortised)?"),
+        multiplier_verdict(
+            worth["total"],
+            "And in compute, if it pays for its scoring and for the reference?",
+        ),
+        multiplier_verdict(worth["flops"], "And if somebody else has paid for these (amortised)?"),
         paired_verdict(
-            asked["blind", "random"], "Does the ranking need the picture? The same reference, blind:", expected=ANY
+            gaps["blind", "random", ""], "Does the ranking need the picture? The same reference, blind:", expected=ANY
         ),
     ]
-    for pool, metric, question, note in (
+    for key, question, note in (
         (
-            "rare",
-            TAIL,
+            ("rare_lowest", "rare_random", TAIL),
             "Where most entities are rare: what becomes of them?",
             "On the words about rarer entities only.",
         ),
-        ("dull", "", "Where one fixed text fills a fifth of the pool: does the filter help?", ""),
+        (
+            ("dull_lowest", "dull_random", ""),
+            "Where one fixed text fills a fifth of the pool: does the filter help?",
+            "",
+        ),
     ):
-        if f"{pool}_lowest" in data.arms:
-            gap = paired(_pool(data, pool), f"{pool}_lowest", metric, f"{pool}_random", where=_last(data, pool))
-            found.append(paired_verdict(gap, question, note))
+        if key in gaps:
+            found.append(paired_verdict(gaps[key], question, note))
     return found
 
 
@@ -139,13 +180,16 @@ def _last(data: Data, pool: str) -> dict[str, object]:
 
 
 def _kept_table(data: Data) -> Table:
-    """One row an arm: what its choice holds; nothing here depends on seeds."""
-    names = ("share_clean", "recall", "share_serial", "share_wrong", "share_boilerplate", "share_repeated")
+    """One row an arm: what its choice holds, on average where every seed has a draw of its own."""
+    shares = ("share_clean", "recall", "share_serial", "share_wrong", "share_boilerplate", "share_repeated")
     rows = []
     for arm in data.arms:
-        row = data.where(arm).rows[0]
-        cells = [f"{row['samples']:,}", *(f"{row[name]:.1%}" for name in names), str(row["entities"])]
-        rows.append((arm, *cells, f"{row['tail_share']:.1%}", f"{row['charged']:.2g}" if row["charged"] else "0"))
+        said = {
+            name: mean(list(by_seed(data, arm, name).values())).value
+            for name in ("samples", *shares, "entities", "tail_share", "charged")
+        }
+        cells = [f"{said['samples']:,.0f}", *(f"{said[name]:.1%}" for name in shares), f"{said['entities']:.4g}"]
+        rows.append((arm, *cells, f"{said['tail_share']:.1%}", f"{said['charged']:.2g}" if said["charged"] else "0"))
     header = (
         "arm",
         "captions",
@@ -162,13 +206,9 @@ def _kept_table(data: Data) -> Table:
     return table(header, rows)
 
 
-def _cost(even: Data, size: str) -> list[Block]:
+def _cost(even: Data, size: str, worth: Mapping[str, Multiplier]) -> list[Block]:
     where = {"size": size}
     arms = [arm for arm in LADDER if arm in even.arms]
-    worth = {
-        axis: curve.multiplier(even, "lowest", axis=axis, rung="positions", where=where) for axis in ("total", "flops")
-    }
-    random = curve.multiplier(even, "random", axis="flops", rung="positions", where=where)
     return [
         Heading(f"Loss against what was spent ({size})"),
         curves_figure(even, "cost", arms=arms, axis="total", rung="positions", where=where, log_y=True,
@@ -177,26 +217,37 @@ def _cost(even: Data, size: str) -> list[Block]:
                       title="Training alone (amortised)"),
         multiplier_figure("worth", [worth["total"]], title="Compute multiplier, everything charged", data=even),
         multiplier_table([worth["total"]]),
-        multiplier_figure("worth_amortised", [worth["flops"], random], data=even,
+        multiplier_figure("worth_amortised", [worth["flops"], worth["random"]], data=even,
                           title="Compute multiplier of training alone: the lowest fifth and a random one"),
-        multiplier_table([worth["flops"], random]),
+        multiplier_table([worth["flops"], worth["random"]]),
+        multiplier_figure("worth_data", [worth["d"]], title="Data multiplier", data=even),
+        multiplier_table([worth["d"]]),
     ]  # fmt: skip
 
 
 def _laws(even: Data) -> list[Block]:
-    """One law per arm over all sizes, with a shared floor and size term; charged and amortised."""
+    """One law per arm over all sizes, with a shared floor and size term; charged and amortised. Of few epochs only."""
     title = Heading("One law per arm, over all sizes")
     arms = [arm for arm in LADDER if arm in even.arms]
-    free = Data(even.study, tuple({**row, "charged": 0.0} for row in even.rows))
+    every = even.where(arms)
+    few = Data(even.study, tuple(row for row in every.rows if value_of(row, "epochs") <= EPOCHS))
+    said = Text(
+        f"Fitted to the {len(few.rows)} of {len(every.rows)} runs that read what their arm kept at most {EPOCHS:g} "
+        "times: beyond, D would count captions read again as if they were new. Laws share one floor: an arm with a "
+        "floor of its own, as the whole pool, takes it up in its beta, which is then no exponent."
+    )
+    if short := [arm for arm in arms if len(few.where(arm).levels("positions")) < LENGTHS]:
+        return [title, said, Text(f"That leaves {short[0]} fewer than {LENGTHS} lengths of training, so no law.")]
+    free = Data(few.study, tuple({**row, "charged": 0.0} for row in few.rows))
     try:
-        laws, amortised = (lawfit.fit_arms(rows, arms=arms) for rows in (even, free))
-        curves = [laws.compute_multiplier("lowest"), amortised.compute_multiplier("lowest")]
+        laws, amortised = (lawfit.fit_arms(rows, arms=arms) for rows in (few, free))
+        curves = [one.compute_multiplier("lowest") for one in (laws, amortised)]
     except (FitError, RowsError) as error:
-        return [title, Text(f"These runs carry no law: {error}")]
+        return [title, said, Text(f"These runs carry no law: {error}")]
     return [
         title,
+        said,
         law_table(laws),
-        Text(laws.why),
         multiplier_figure(
             "law_worth", [curves[0]], title="Compute multiplier by the laws, everything charged", data=even
         ),
@@ -217,37 +268,37 @@ def _epochs(even: Data, size: str) -> Table:
         gap = paired(even, "lowest", control="random", where=where)
         cells = [text for arm, epoch in zip(LADDER, epochs, strict=True) for text in (epoch, estimate_text(said[arm]))]
         rows.append((f"{positions:,}", *cells, gap_text(gap.difference)))
-    header = ("positions", *(text for arm in LADDER for text in (f"{arm}: epochs", "loss")), "lowest - random")
+    header = (
+        "positions",
+        *(text for arm in LADDER for text in (f"{arm}: epochs", "loss")),
+        "lowest - random, 95 % alone",
+    )
     return table(header, rows)
 
 
-def _rare(data: Data) -> list[Block]:
+def _rare(data: Data, gaps: Mapping[tuple[str, str, str], Paired]) -> list[Block]:
     if not set(RARE) <= set(data.arms):
         return []
     rare, last = _pool(data, "rare"), _last(data, "rare")
-    gaps = [
-        paired(rare, "rare_lowest", name, "rare_random", comparisons=2, where=last) for name in ("loss_grounded", TAIL)
-    ]
     return [
         Heading("Where most entities are rare"),
         Text("The same noise, but 200 entities of Zipf popularity instead of 48 that are about as common. Names of "
              "rare entities surprise the reference, so the least surprising fifth tells of the popular ones."),
         means_table(rare, arms=RARE, where=last),
         bars_figure(rare, "rare_tail", metric=TAIL, arms=RARE, where=last, title="Loss on the rarer entities' words"),
-        paired_table(gaps),
+        paired_table([gaps["rare_lowest", "rare_random", metric] for metric in ("", TAIL)]),
     ]  # fmt: skip
 
 
-def _dull(data: Data) -> list[Block]:
+def _dull(data: Data, gaps: Mapping[tuple[str, str, str], Paired]) -> list[Block]:
     if not set(DULL) <= set(data.arms):
         return []
     dull, last = _pool(data, "dull"), _last(data, "dull")
-    gaps = paired_all(dull, control="dull_random", arms=[arm for arm in DULL if arm != "dull_random"], where=last)
     return [
         Heading("Where a fixed text fills a fifth of the pool"),
         Text("Nothing is less surprising than a text that the reference has seen a thousand times, and the rule has no "
              "lower cut: the lowest fifth is mostly that text and copies of the same few samples."),
         means_table(dull, arms=DULL, where=last),
         bars_figure(dull, "dull", arms=DULL, where=last, title="Grounded loss"),
-        paired_table(gaps),
+        paired_table([gaps[arm, "dull_random", ""] for arm in DULL if arm != "dull_random"]),
     ]  # fmt: skip

@@ -29,11 +29,14 @@ CAUSES = (
     ("shuffle", "coarse", "as few positions by larger patches in the encoder"),
 )
 ARCHS = ("early", "late")
+LADDERS = {  # pictures: each with the whole picture in the plain way, as far as an architecture has its arms
+    "shuffle": ("native", "shuffle", "coarse", "dual"),
+    "tiles": ("native", "thumb", "tiles", "fine"),
+    "blur-tiles": ("native", "blur", "blur-tiles"),
+}
 LIMITS = (
     "Six comparisons and four seeds resolve large effects only; where all seeds agree and the interval is open, more "
     "seeds would decide (seeds= in sweeps/recipes/intervention_pieces.yaml).",
-    "Up to 1M positions an arm is limited by how fast it learns, not by what its pixels hold. Only the blurred "
-    "pictures of early fusion were trained longer, on captions that then come back up to four times.",
     "Pictures of 16 x 16 pixels and models of tens of thousands of parameters: what a detail is, and what an encoder "
     "can do with it, is another thing at 336 pixels.",
     "The second encoder begins at random like the first and sees the same patches; POINTS pretrained its own on other "
@@ -48,7 +51,7 @@ def blocks(data: Data) -> list[Block]:
     compared = comparisons(data)
     gaps = [gap for _, gap in compared]
     return [
-        *compose.opening(data, [_verdict(data, piece, gap) for piece, gap in compared], LIMITS),
+        *compose.opening(data, [_verdict(data, piece, gap) for piece, gap in compared], (*LIMITS, _length(data))),
         Heading("Every piece on and off, at the longest runs of both"),
         Text("At equal positions: a piece with more positions a picture has seen fewer pictures by then."),
         compose.paired_table(gaps),
@@ -63,13 +66,7 @@ def blocks(data: Data) -> list[Block]:
         *_causes(data),
         Heading("All arms"),
         _arms(data),
-        *(
-            compose.curves_figure(
-                data, f"ladder-{arch}", arms=_of_arch(data, arch), rung="steps", title=f"{arch} fusion"
-            )
-            for arch in ARCHS
-            if _of_arch(data, arch)
-        ),
+        *_ladders(data),
     ]
 
 
@@ -93,8 +90,30 @@ def _longest(data: Data, arms: Sequence[str]) -> int:
     return int(max(set.intersection(*({row["steps"] for row in data.where(arm).rows} for arm in arms))))
 
 
-def _of_arch(data: Data, arch: str) -> list[str]:
-    return [arm for arm in data.arms if arm.startswith(f"{arch}-")]
+def _length(data: Data) -> str:
+    """How long was not long enough, and which arms went on."""
+    common = _longest(data, data.arms)
+    went_on = [arm for arm in data.arms if _longest(data, (arm,)) > common]
+    longer = (
+        f"{' and '.join(went_on)} were trained longer, on captions that then come back several times."
+        if went_on
+        else "No arm was trained longer here, so what details are worth once all else is learned is open."
+    )
+    return f"In {common:,} steps an arm is limited by how fast it learns, not by what its pixels hold. {longer}"
+
+
+def _ladders(data: Data) -> list[Block]:
+    """A picture an architecture and piece: all arms in one were not to be told apart."""
+    found: list[Block] = []
+    for arch in ARCHS:
+        for piece, pieces in LADDERS.items():
+            arms = [f"{arch}-{name}" for name in pieces if f"{arch}-{name}" in data.arms]
+            if len(arms) > 1:
+                title = f"{arch.capitalize()} fusion: {', '.join(arm.partition('-')[2] for arm in arms)}"
+                found.append(
+                    compose.curves_figure(data, f"ladder-{arch}-{piece}", arms=arms, rung="steps", title=title)
+                )
+    return found
 
 
 def _verdict(data: Data, piece: str, gap: Paired) -> Verdict:

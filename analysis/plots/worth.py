@@ -87,7 +87,8 @@ def _draw_worth(panel: Axes, worth: Worth, colour: str) -> None:
     seen = worth.bound == 0
     for low, high, alpha in ((worth.band_low, worth.band_high, 0.13), (worth.low, worth.high, BAND_ALPHA + 0.1)):
         where = (seen & np.isfinite(low)).tolist()
-        panel.fill_between(worth.cost, low, high, where=where, color=colour, alpha=alpha, lw=0)
+        if sum(where) > 1:
+            panel.fill_between(worth.cost, low, high, where=where, color=colour, alpha=alpha, lw=0)
         if worth.rungs:
             panel.vlines(worth.cost[where], low[where], high[where], color=colour, alpha=min(1.0, alpha * 3), lw=2)
     inner = seen & ~worth.edge

@@ -26,9 +26,10 @@ from nmm.data.manifest import ShardInfo, Shards, open_shards
 from nmm.data.opening import open_data
 from nmm.data.out_folder import progress_bar
 from nmm.flops import forward_flops
+from nmm.groups import Start
 from nmm.interventions.filter import Filter
 from nmm.origin import run_digest, run_settings
-from nmm.record import read_record
+from nmm.record import RecordError, read_record
 
 if TYPE_CHECKING:
     from nmm.interventions.filter_score import ShardScores
@@ -38,13 +39,15 @@ SCORER = 1  # changes with whatever changes scores
 
 @dataclass(frozen=True)
 class Reference:
-    """The run that scores. flops: of its own training, None where no record says so."""
+    """The run that scores. flops: of its training with its past, None where no record says so; flops_of: what that
+    covers, in words."""
 
     run: Path
     config: RunConfig
     digest: str
     name: str
     flops: float | None
+    flops_of: str
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,37 @@ def open_reference(options: Filter, shards: Shards) -> Reference:
     config = run_settings(run)
     _check(config, options, shards)
     record = read_record(run)
-    flops = float(record["flops"]["total"]) if record else None
     name = record["run_id"] if record else run.resolve().name
-    return Reference(run, config, run_digest(run, "reference"), name, flops)
+    return Reference(run, config, run_digest(run, "reference"), name, *training_cost(run))
+
+
+def training_cost(run: Path) -> tuple[float | None, str]:
+    """FLOPs of a run's training with its past, as far as records tell, and what they cover, in words.
+
+    A start from a run is followed while the weights that were taken are still there. What a run was charged for is
+    added; it may hold the start's training already, so nothing before such a run is counted.
+    """
+    total, stages, at = 0.0, 0, run
+    while (record := read_record(at)) is not None:
+        charged = float(record.get("intervention", {}).get("charged_flops", 0.0))
+        total, stages = total + float(record["flops"]["total"]) + charged, stages + 1
+        start = run_settings(at).start
+        if start.kind == "scratch":
+            return total, "of all its training"
+        if charged or not _still_there(start):
+            break
+        at = Path(start.path)
+    if not stages:
+        return None, "unknown: it has no record"
+    return total, "of its last stage only" if stages == 1 else f"of its last {stages} stages only"
+
+
+def _still_there(start: Start) -> bool:
+    """Whether the run that a start names is there, with the weights that were taken from it."""
+    try:
+        return start.kind == "run" and run_digest(Path(start.path)) == start.digest
+    except (ConfigError, RecordError):
+        return False
 
 
 def _run(given: Path) -> Path:
@@ -137,11 +168,6 @@ def scored(options: Filter, shards: Shards, reference: Reference) -> Scores:
     return Scores(**joined, flops=flops, seconds=seconds, scored_now=sum(infos[number].samples for number in missing))
 
 
-def _name(info: ShardInfo) -> str:
-    """caption/train-000000.tar -> caption-train-000000-0123456789ab.npz"""
-    return f"{info.path.removesuffix('.tar').replace('/', '-')}-{info.sha256[:12]}.npz"
-
-
 def _score(
     options: Filter,
     shards: Shards,
@@ -158,10 +184,10 @@ def _score(
 
     torch.set_num_threads(options.threads)
     device = "cuda" if options.accelerator == "gpu" else "cpu"
-    scorer = Scorer(load_run(reference.run), options.sees, options.batch_rows, device)
     data = replace(reference.config.data, path=str(shards.root))
     seen = open_data(data)  # as the reference saw pictures: in one piece, smaller, or in tiles
     assert isinstance(seen, Shards)
+    scorer = Scorer(load_run(reference.run), options.sees, options.batch_rows, device, seen.images_per_picture)
     decoded = open_decoded(seen, options.source, SPLIT, reference.config.row_data.patch_size)
     total = sum(info.samples for info in infos)
     with progress_bar(options.progress) as bar:

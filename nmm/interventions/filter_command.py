@@ -30,7 +30,7 @@ DIR is a shard folder like any other (nmm train data.path=DIR) with filter.html,
   score=image_conditional mean NLL of the text given its picture | summed | length_normalised (rank among samples of
                           equal length) | blind (picture blanked) | text_only (no picture: a reference trained on text)
   source=caption          whose training split is filtered; everything else is carried over
-  scores_only=true        no shards, only the scores and the page
+  scores_only=true        no shards, only the scores and the page; the shards themselves then need another out=
   pictures=drop           write the kept samples' text alone, e.g. to train a text-only reference on it
 
 Scores are kept beside the shards, tar by tar: a stopped pass goes on, another band or share scores nothing again.
@@ -124,6 +124,7 @@ def _report(
         "cost": {
             "scoring_flops": found.flops if found else 0.0,
             "reference_flops": reference.flops if reference else 0.0,
+            "reference_flops_are": reference.flops_of if reference else "",
         },
         "truth": quality(facts, kept),
         "first_of_tail": tail,

@@ -78,8 +78,11 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
         f"Score: {asked['score']}, by {report['reference']}." if report["reference"] else "No scores: drawn at random."
     ]
     if cost["scoring_flops"]:
-        training = "not known" if cost["reference_flops"] is None else f"{cost['reference_flops']:.3g}"
-        lines.append(f"Cost: {cost['scoring_flops']:.3g} FLOPs for scoring, training the reference {training} FLOPs.")
+        training = "not known" if cost["reference_flops"] is None else f"{cost['reference_flops']:.3g} FLOPs"
+        covers = cost["reference_flops_are"]
+        lines.append(
+            f"Cost: {cost['scoring_flops']:.3g} FLOPs for scoring; the reference's training {training} ({covers})."
+        )
     if report["truncated"]:
         lines.append(f"{report['truncated']:,} samples are longer than a row of the reference and were scored in part.")
     return lines

@@ -51,14 +51,18 @@ class Scorer:
             the picture's positions are left out, so a sample's first word is given and not predicted.
         rows: Rows of a forward pass.
         device: "cpu" or "cuda".
+        images_per_picture: Images that a picture becomes: a sample too long for a row ends before a picture that would
+            not fit whole, as in training.
     """
 
-    def __init__(self, model: NativeMultimodalModel, sees: str, rows: int, device: str = "cpu") -> None:
+    def __init__(
+        self, model: NativeMultimodalModel, sees: str, rows: int, device: str = "cpu", images_per_picture: int = 1
+    ) -> None:
         apart = replace(model.config, arch=replace(model.config.arch, document_mask=True))
         model.config = apart  # of a run trained without the mask every sample would be the first of its row
         self.model: NativeMultimodalModel = model.eval().to(device)
         self.config: RunConfig = apart
-        self.sees, self.rows, self.device = sees, rows, device
+        self.sees, self.rows, self.device, self.images_per_picture = sees, rows, device, images_per_picture
 
     def score(
         self, shard: DecodedShard, source: int, advance: Callable[[int], None] = lambda count: None
@@ -83,7 +87,8 @@ class Scorer:
     def packed(self, shard: DecodedShard, source: int) -> tuple[np.ndarray, Layout]:
         """(n,) DOCUMENT records of a shard's samples in their order, and where they stand in rows."""
         width = self.config.data.context_length
-        documents = gather_documents([shard], source, 0, width, self.config.tokens_per_image)
+        m = self.config.tokens_per_image
+        documents = gather_documents([shard], source, 0, width, m, self.images_per_picture)
         return documents, lay_out(documents["length"], width, 0, 0)
 
     def batches(

@@ -189,9 +189,8 @@ def _loaded(name: str, prepared: Prepared, device: torch.device) -> NativeMultim
 def _nll(prepared: Prepared, models: Mapping[str, NativeMultimodalModel], device: torch.device) -> list[dict[str, Any]]:
     """Held-out loss at every alpha, on the sources the base was trained on."""
     config, options = prepared.configs["base"], prepared.options
-    for name, other in prepared.configs.items():
-        if other.position_size != config.position_size:
-            raise ConfigError(f"nll reads rows once for all models, but patches of {name} have another size")
+    for name in options.guides:
+        check_same_rows(name, config, prepared.configs[name])
     batches = {
         source: [
             batch.to(device)
@@ -212,6 +211,21 @@ def _nll(prepared: Prepared, models: Mapping[str, NativeMultimodalModel], device
         models["base"], models.get("expert"), models.get("amateur"), batches, options.nll, prepared.vocabulary
     )
     return [asdict(each) for each in found]
+
+
+def check_same_rows(name: str, base: RunConfig, guide: RunConfig) -> None:
+    """Raise ConfigError for a guide that was trained on pictures cut in another way, whose rows would be others."""
+    seen = [
+        {"data.image_size": c.data.image_size, "data.picture_size": c.data.picture_size, "data.tiles": c.data.tiles,
+         "the side of a position": c.position_size}
+        for c in (base, guide)
+    ]  # fmt: skip
+    differing = [f"{key} {seen[1][key]} (the base: {value})" for key, value in seen[0].items() if seen[1][key] != value]
+    if differing:
+        raise ConfigError(
+            f"nll= reads rows once, as the base does, but {name} sees pictures in another way: {', '.join(differing)}. "
+            "Leave out nll=, or take a guide trained on the same pictures"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -48,10 +48,10 @@ def recaption_main(argv: list[str]) -> int:
     shards = _open(options)
     run = Path(options.model)
     config = _config(options, shards)
-    decides = {"teller": TELLER} | {name: getattr(options, name) for name in ("merge", "max_words", "temperature", "top_p", "seed")}
+    decides = {name: getattr(options, name) for name in ("merge", "max_words", "temperature", "top_p", "seed")}
     if not options.temperature:
         decides = {name: value for name, value in decides.items() if name not in ("top_p", "seed")}
-    made_by = {"model": run_digest(run, "model"), **decides}
+    made_by = {"model": run_digest(run, "model"), "teller": TELLER, **decides}
     from nmm.interventions.captioner import Captioner, load  # torch only once all else is known to be right
 
     model = load(run, options.accelerator, options.threads)

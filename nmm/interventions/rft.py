@@ -26,7 +26,7 @@ from nmm.config import (
     identity,
 )
 from nmm.interventions.options import read_options
-from nmm.origin import run_settings
+from nmm.origin import run_digest, run_settings
 from nmm.record import read_json, read_record
 from nmm.resolve import finalize
 

@@ -58,5 +58,6 @@ def _line(made: dict[str, Any], soup: SoupOptions) -> str:
     chosen = ", ".join(Path(made["members"][i]["path"]).name for i in made["chosen"])
     return (
         f"{soup.method} of {len(made['chosen'])} of {len(made['members'])} members ({chosen}): {soup.report} "
-        f"{soup.metric} {mine:.4f}, best single {best:.4f}, {sum(made['evaluations'].values())} evaluations: {soup.out}"
+        f"{soup.metric} {mine:.4f}, best single {best:.4f}, {made['evaluations'][soup.select]} passes over "
+        f"{soup.select} to choose: {soup.out}"
     )

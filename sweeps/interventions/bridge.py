@@ -33,8 +33,9 @@ CLAIM = (
 MEASURED_ON = (
     "A procedural world: 16 x 16 pictures of one object (8 shapes, of two sizes, anywhere in the picture), 16 patches. "
     "Early fusion, width 32, 4 blocks, causal; language runs on the world's texts. Class: the shape. Accuracy on "
-    "held-out pictures with true labels, at a constant learning rate; the head of labels is new at every stage. The "
-    "learning rate of the bridge was chosen on a seed that is not among these."
+    "held-out pictures with true labels, where nothing else is said at an arm's last step; a constant learning rate; "
+    "the head of labels is new at every stage. The learning rate of the bridge was chosen on a seed that is not among "
+    "these."
 )
 
 ARMS = (
@@ -61,12 +62,12 @@ ARMS = (
     Arm("rescaled_first", "baseline", "the same, then random labels, first half"),
 )
 METRICS = (
-    Metric("accuracy", "held-out accuracy at the last step", "higher"),
-    Metric("accuracy_early", "held-out accuracy after a quarter of the steps", "higher"),
-    Metric("accuracy_half", "held-out accuracy after half of the steps", "higher"),
-    Metric("probe", "held-out accuracy of a probe", "higher"),
-    Metric("steps_to_target", "steps to half right (steps)", "lower"),
-    Metric("fit", "training labels right after the bridge", "higher"),
+    Metric("accuracy", "held-out accuracy (share of pictures)", "higher"),
+    Metric("accuracy_early", "held-out accuracy after a quarter of the steps (share of pictures)", "higher"),
+    Metric("accuracy_half", "held-out accuracy after half of the steps (share of pictures)", "higher"),
+    Metric("probe", "held-out accuracy of a probe (share of pictures)", "higher"),
+    Metric("steps_to_target", "steps to half right, of those all arms have (steps)", "lower"),
+    Metric("fit", "training labels right after the bridge (share of pictures)", "higher"),
     Metric("forgetting", "text loss after the bridge minus before (nats a token)", "lower"),
     Metric("caption_loss", "caption loss of image-text training (nats a token)", "lower"),
     Metric("grounded", "excess of colour and shape words of image-text training (nats)", "lower"),

@@ -88,7 +88,10 @@ def main_rows(runs: Runs, plan: Scale, arm: str) -> list[dict[str, Any]]:
     for seed, (record, measured) in runs.of("down", source).items():
         step = record["steps"] if arm in LONGER else plan.steps
         row = _row(runs, arm, seed, record, step) | {"part": "main", "d": plan.labelled}
-        row |= {"accuracy": measured[step]["bridge_accuracy"], "steps_to_target": _first(measured, plan.target)}
+        row |= {"accuracy": measured[step]["bridge_accuracy"], "steps_to_target": None}
+        if arm not in LONGER:  # the same run as the arm without more steps
+            chance = record["result"]["bridge"]["chance"]
+            row["steps_to_target"] = steps_to(plan.target, measured, plan.steps, chance)
         for name, share in (("accuracy_early", 4), ("accuracy_half", 2)):
             row[name] = measured[step // share // plan.every * plan.every]["bridge_accuracy"]
         row |= _after_bridge(runs, arm, seed) | _weights(record)
@@ -175,10 +178,13 @@ def _weights(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _first(measured: dict[int, dict[str, Any]], target: float) -> float | None:
-    """The step at which accuracy first reaches ``target``, on straight lines between measurements; None: never."""
-    before, low = 0, 0.0
-    for step in sorted(measured):
+def steps_to(target: float, measured: dict[int, dict[str, Any]], last: int, chance: float) -> float | None:
+    """The step at which accuracy first reaches ``target``, on straight lines from ``chance`` at step 0 through what was
+    measured; None when it is not there by step ``last``, which is the same for all arms, however long their runs."""
+    if chance >= target:
+        return 0.0
+    before, low = 0, chance
+    for step in sorted(step for step in measured if step <= last):
         value = measured[step]["bridge_accuracy"]
         if value >= target:
             return before + (step - before) * (target - low) / (value - low)

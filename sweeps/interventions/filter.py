@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nmm.config import ConfigError
 from nmm.record import read_json
 from sweeps.interventions.building import recipe, records, row_of, sweep_steps
 from sweeps.interventions.protocol import Arm, Metric, Step, Study
@@ -236,10 +237,19 @@ def with_arms(out: Path, sweep: str, grid: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def charged(out: Path, kept: Kept) -> float:
-    """FLOPs of scoring the pool and of training the reference; 0 for what needs neither."""
+    """FLOPs of scoring the pool and of training the reference; 0 for what needs neither.
+
+    Raises ``ConfigError`` where nobody knows what the reference cost.
+    """
     if not kept.reference:
         return 0.0
-    cost = read_json(kept_in(out, kept, None) / "filter.json")["cost"]
+    report = kept_in(out, kept, None) / "filter.json"
+    cost = read_json(report)["cost"]
+    if cost["reference_flops"] is None:
+        raise ConfigError(
+            f"{report} does not know what training its reference cost, so arm {kept.arm.name} cannot be charged: an "
+            "export has no record; score with the run itself"
+        )
     return float(cost["scoring_flops"] + cost["reference_flops"])
 
 

@@ -51,16 +51,16 @@ class Scale:
 
 
 CPU = Scale(
-    sizes=("d16", "d24", "d32", "d48"),
-    seeds=(0, 1, 2),
-    pairs=(("d16", "d24"), ("d16", "d32"), ("d16", "d48"), ("d24", "d48")),
-    main=("d16", "d32"),
-    larger="d48",
-    pretrain_steps=800,
+    sizes=("d24", "d32", "d48", "d64"),
+    seeds=(0, 1, 2, 3, 4),
+    pairs=(("d24", "d32"), ("d24", "d48"), ("d24", "d64"), ("d32", "d64")),
+    main=("d24", "d48"),
+    larger="d64",
+    pretrain_steps=1600,
     rft_steps=40,
     early_steps=8,
     prompts=32,
-    train_tokens=820_000,
+    train_tokens=1_640_000,
     val_questions=400,
     test_questions=1000,
     drawn_questions=400,

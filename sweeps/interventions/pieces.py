@@ -138,14 +138,12 @@ def sweep(out: Path, arch: str, grid: Mapping[str, Any], pieces: Sequence[str], 
 def collect(out: Path) -> list[dict[str, Any]]:
     """One row a run: excess over the known entropy by kind of word; ``steps`` tells rungs apart."""
     made = [out / name for name in (*OF_ARCH, LONG) if (out / f"{name}.yaml").is_file()]
-    return [row for runs in made for record in records(runs) for row in rows_of(record)]
+    return [row_of_run(record) for runs in made for record in records(runs)]
 
 
-def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The row of a run that finished; a diverged one has none."""
+def row_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a run that finished."""
     result = record["result"]
-    if "loss" not in result:
-        return []
     excess = {name: result["class_excess"][name] for name in GROUNDED}
     measured = {
         "grounded": sum(excess.values()) / len(excess),
@@ -154,4 +152,4 @@ def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     source = record["tokens"]["by_source"]["caption"]
     more = {"steps": record["steps"], "documents": source["samples"], "positions": record["tokens"]["positions"]}
-    return [row_of(record, **measured, **more)]
+    return row_of(record, **measured, **more)

@@ -42,7 +42,8 @@ class End:
 def run_command(arguments: Sequence[str], log: Path, label: str, console: Console) -> End:
     """Run ``nmm ARGUMENTS``, all that it prints into ``log``.
 
-    A signal to stop goes on to it, and it is waited for: runs save before they end.
+    A signal to stop goes on to it, and it is waited for: runs save before they end. Ctrl-C is not sent on where the
+    terminal has told it already, since a second one would not wait for runs to save.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     signals: list[int] = []
@@ -51,7 +52,7 @@ def run_command(arguments: Sequence[str], log: Path, label: str, console: Consol
     def forward(number: int, frame: FrameType | None) -> None:
         signals.append(number)
         for process in processes:
-            if process.poll() is None and number != signal.SIGINT:  # Ctrl-C reaches the whole group by itself
+            if process.poll() is None and not (number == signal.SIGINT and _in_foreground()):
                 process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -66,6 +67,18 @@ def run_command(arguments: Sequence[str], log: Path, label: str, console: Consol
         for number, handler in before.items():
             signal.signal(number, handler)
     return End(code, signals[0] if signals else 0)
+
+
+def _in_foreground() -> bool:
+    """Whether ours is the group of processes that Ctrl-C at our terminal reaches; a command of ours is in it too."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:  # no terminal: under a scheduler, or a service
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, label: str, console: Console) -> int:

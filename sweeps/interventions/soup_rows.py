@@ -23,7 +23,8 @@ def collect(out: Path, plan: Scale) -> list[dict[str, Any]]:
     that is not there.
 
     charged: the fine-tunes of all members (a soup, and the choice of a best member, needs them all), for what goes on
-    from joint training also that; flops: of one model its own training, of a choice the passes over the val split.
+    from joint training also that; flops: of one model its own fine-tune, of a choice the passes over the val split that
+    it needs. Pretraining is in no row: the model before fine-tuning costs nothing.
     """
     first, later = first_soups(out, plan), later_soups(out, plan)
     sunk = {soup.seed: _made(soup)["flops"]["fine_tunes"] for soup in later if soup.arm == "plateau_start"}
@@ -36,11 +37,12 @@ def collect(out: Path, plan: Scale) -> list[dict[str, Any]]:
         common["spent"] = soup.steps * len(soup.runs)  # steps of training in all: equal costs have equal ones
         long = soup.arm == "plateau_joint" and soup.steps > plan.after
         arm = f"{soup.arm}_long" if long else soup.arm
-        rows.append({"arm": arm, **common, **_cost(made, before), **_marks(made["marks"]), **_shape(made)})
+        cost = _cost(made, before, made["evaluations"][VAL]) | ({"flops": 0.0} if soup.arm == "pretrained" else {})
+        rows.append({"arm": arm, **common, **cost, **_marks(made["marks"]), **_shape(made)})
         if soup.arm in BESTS:
             single = {"kept": 1, "evaluations": len(soup.runs)}
             best = _marks(made["best_single"]["marks"])
-            cost = _cost(made, before, passes=len(soup.runs))
+            cost = _cost(made, before, single["evaluations"])
             rows.append({"arm": BESTS[soup.arm], **common, **cost, **best, **single})
     return rows
 
@@ -53,13 +55,12 @@ def _made(soup: Soup) -> dict[str, Any]:
     return made
 
 
-def _cost(made: Mapping[str, Any], before: float, passes: int | None = None) -> dict[str, float]:
-    """flops and charged. ``passes``: so many passes over the val split, where not as many as were counted."""
-    flops, counted = made["flops"], made["evaluations"][VAL]
+def _cost(made: Mapping[str, Any], before: float, passes: int) -> dict[str, float]:
+    """flops and charged of a choice that takes ``passes`` over the val split; one model is no choice."""
+    flops = made["flops"]
     if len(made["members"]) == 1:
         return {"flops": flops["fine_tunes"], "charged": before}
-    share = 1.0 if passes is None else passes / counted
-    return {"flops": flops["selection"] * share, "charged": flops["fine_tunes"] + before}
+    return {"flops": flops["pass"][VAL] * passes, "charged": flops["fine_tunes"] + before}
 
 
 def _marks(marks: Mapping[str, Any]) -> dict[str, float]:

@@ -141,8 +141,16 @@ def _asked(step: Step, files: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def publish(study: Study, out: Path) -> None:
-    """Collect the rows and write results.jsonl and study.json. Raises ``StudyError`` for rows that are none."""
-    rows = study.collect(out)
+    """Collect the rows and write results.jsonl and study.json. Raises ``StudyError`` for rows that are none, and for a
+    file of a finished step that is gone."""
+    try:
+        rows = study.collect(out)
+    except FileNotFoundError as error:
+        raise StudyError(
+            f"{error.filename} is not there any more, so the rows of {out} cannot be collected again: put it back, or "
+            f"remove the marker of the step that made it from {out / 'steps'} and run the study again. Its page is "
+            f"drawn from {RESULTS_FILE} alone: nmm intervention page {out}"
+        ) from error
     check_rows(study, rows)
     _write_text(out / RESULTS_FILE, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     write_json(out / STUDY_FILE, as_json(study))

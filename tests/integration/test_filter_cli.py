@@ -55,6 +55,7 @@ def test_from_a_pool_to_a_run_on_what_was_kept(pool: Path, reference: RunConfig,
     report = json.loads((tmp_path / "lowest" / "filter.json").read_text())
     assert (report["samples"], report["kept"], report["reference"]) == (TRAIN, 60, run_directory(reference).name)
     assert report["cost"]["scoring_flops"] > 0 < report["cost"]["reference_flops"]
+    assert report["cost"]["reference_flops_are"] == "of all its training"
     assert sum(one["pool"] for one in report["truth"]["labels"].values()) >= TRAIN
     table = pyarrow.parquet.read_table(tmp_path / "lowest" / "scores.parquet").to_pylist()
     kept = sorted(row["score"] for row in table if row["kept"])

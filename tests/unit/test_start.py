@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from nmm.config import ConfigError, RunConfig, run_id
 from nmm.export import export_main
 from nmm.model.build import build
+from nmm.origin import run_digest
+from nmm.record import read_json
 from nmm.start import export, load_run, load_start, run_weights
 
 MakeConfig = Callable[..., RunConfig]
@@ -170,6 +172,8 @@ def test_a_run_and_its_export_give_the_same_start(tiny_shards: Path, tmp_path: P
     train(first)
     weights = run_weights(run_directory(first))
     exported = export(run_directory(first), tmp_path / "export")
+    kept, record = (read_json(path) for path in (exported / "config.json", run_directory(first) / "record.json"))
+    assert kept["export"]["flops"] == record["flops"]["total"]
     for folder in (run_directory(first), exported):
         second = starting_from(tiny_shards, folder, "run", out=str(tmp_path / "runs"), seed=5)
         assert (second.arch, second.size, second.block) == (first.arch, first.size, first.block)
@@ -224,8 +228,12 @@ def test_starts_that_are_not_there_are_refused(tiny_shards: Path, tmp_path: Path
     unfinished = tiny_config_on(tiny_shards, out=str(tmp_path / "runs"), budget={"steps": 3})
     train(unfinished)
     (run_directory(unfinished) / "record.json").unlink()
-    with pytest.raises(ConfigError, match="is a run that is not finished; finish it first"):
+    with pytest.raises(ConfigError, match="^start.path=.* is a run that is not finished; finish it first"):
         starting_from(tiny_shards, run_directory(unfinished), "run")
+    with pytest.raises(ConfigError, match="^reference=.* is a run that is not finished"):
+        run_digest(run_directory(unfinished), "reference")
+    with pytest.raises(ConfigError, match=f"^{run_directory(unfinished)} is a run that is not finished"):
+        run_digest(run_directory(unfinished))
 
 
 def test_a_start_that_has_changed_is_refused(tiny_shards: Path, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from lab import composed, run_directory, train
 
-from nmm.batch import IMAGE_ID, Batch
+from nmm.batch import IMAGE_ID, SOURCES, Batch
 from nmm.config import ConfigError, RunConfig
+from nmm.data.corpus import DecodedCorpus
 from nmm.data.decoded import open_decoded
 from nmm.data.loader import to_torch
-from nmm.data.manifest import open_shards
+from nmm.data.manifest import Shards, open_shards
 from nmm.data.opening import open_data
 from nmm.data.packing import lay_out
 from nmm.data.window import decoded_window, gather_documents
@@ -24,6 +25,7 @@ from nmm.interventions.filter_cache import open_reference, scored
 from nmm.interventions.filter_score import Scorer, blank
 from nmm.interventions.filter_truth import Facts, coverage, entropy, quality
 from nmm.interventions.options import read_options
+from nmm.model.build import build
 from nmm.model.fusion import NativeMultimodalModel
 from nmm.model.loss import target_losses
 from nmm.start import load_run
@@ -165,7 +167,8 @@ def alone(config: RunConfig, source: int, name: str, split: str, sees: str) -> l
     shards = open_data(config.data)
     batches = []
     for shard in open_decoded(shards, name, split, config.row_data.patch_size):
-        documents = gather_documents([shard], source, 0, config.data.context_length, config.tokens_per_image)
+        bounds = (source, 0, config.data.context_length, config.tokens_per_image, shards.images_per_picture)
+        documents = gather_documents([shard], *bounds)
         for number in range(len(documents)):
             one = documents[number : number + 1]
             layout = lay_out(one["length"], config.data.context_length, 0, 0)
@@ -235,27 +238,51 @@ def test_a_reference_that_saw_its_neighbours_scores_alone_all_the_same(
     np.testing.assert_allclose(scored.nll, [nll for nll, _ in expected], rtol=2e-5)
 
 
+TILES = {"picture_size": 32, "image_size": 16, "tiles": 4}
+
+
 @pytest.mark.parametrize(
-    "groups",
+    "groups, name",
     [
-        {"data": {"picture_size": 32, "image_size": 16, "tiles": 4}},
-        {"data": {"patch_size": 4}, "arch": {"pixel_shuffle": 2}},
+        ({"data": TILES}, "caption"),
+        ({"data": {**TILES, "context_length": 48}}, "interleaved"),  # a row ends within a second picture's tiles
+        ({"data": {"patch_size": 4}, "arch": {"pixel_shuffle": 2}}, "caption"),
     ],
 )
 def test_pictures_are_seen_as_the_reference_saw_them(
-    make_config: Callable[..., RunConfig], tmp_path: Path, groups: dict[str, dict[str, object]]
+    make_config: Callable[..., RunConfig], tmp_path: Path, groups: dict[str, dict[str, object]], name: str
 ) -> None:
     config = make_config("early", budget={"steps": 4}, out=str(tmp_path / "runs"), **groups)
     train(config)
     shards, run = open_shards(config.data.path), run_directory(config)
-    asked = options(shards=config.data.path, reference=run, scores=tmp_path / "scores", progress="false")
+    asked = options(shards=config.data.path, reference=run, scores=tmp_path / "scores", progress="false", source=name)
     found = scored(asked, shards, open_reference(asked, shards))
-    expected = one_at_a_time(load_run(run), alone(config, 0, "caption", "train", "image"))
+    batches = alone(config, SOURCES.index(name), name, "train", "image")
+    expected = one_at_a_time(load_run(run), batches)
+    assert found.truncated.any() == (name == "interleaved")
+    patches = sum(int(np.load(file)["images"]) for file in (tmp_path / "scores").glob("*/*.npz"))
+    assert patches == sum(batch.patch_at.numel() for batch in batches), "of whole pictures"
     np.testing.assert_allclose(found.nll, [nll for nll, _ in expected], rtol=2e-5)
     assert found.tokens.tolist() == [tokens for _, tokens in expected]
     again = scored(asked, shards, open_reference(asked, shards))
-    assert (found.scored_now, again.scored_now) == (300, 0)
+    assert (found.scored_now, again.scored_now) == (len(expected), 0)
     assert again.flops == found.flops > 0
+
+
+def test_samples_end_where_training_ends_them(make_config: Callable[..., RunConfig]) -> None:
+    """Before a picture whose tiles would not all fit, not within it."""
+    config = make_config("early", data={**TILES, "context_length": 48})
+    shards = open_data(config.data)
+    assert isinstance(shards, Shards)
+    corpus = DecodedCorpus(shards, "interleaved", "train", config.data.context_length, config.row_data.patch_size)
+    model, images = build(config), shards.images_per_picture
+    whole, cut = (Scorer(model, "image", 4, images_per_picture=number) for number in (images, 1))
+    found = [whole.packed(shard, SOURCES.index("interleaved"))[0] for shard in corpus.decoded]
+    for name in ("length", "images", "targets"):
+        assert np.concatenate([one[name] for one in found]).tolist() == corpus.documents[name].tolist()
+    assert any(
+        (cut.packed(shard, SOURCES.index("interleaved"))[0]["images"] % images).any() for shard in corpus.decoded
+    )
 
 
 def test_a_blank_picture_is_zero_to_the_model() -> None:

@@ -26,6 +26,7 @@ from nmm.interventions.guide import Step, combined, guided
 from nmm.interventions.guide_controls import centred, other_pictures, permuted_delta, random_delta
 from nmm.interventions.guide_cost import generation_flops, guided_flops, prompt_flops, token_flops, token_ratio
 from nmm.interventions.guide_nll import guided_nll, scored
+from nmm.interventions.guide_session import check_same_rows
 from nmm.interventions.guide_vocab import NONE, Speaker, Vocabulary, align
 from nmm.interventions.passk import mean_pass_at_k, pass_at_k, samples_for, voted
 from nmm.model.decode import Cached
@@ -42,6 +43,17 @@ def trio(make_config: MakeConfig) -> tuple[NativeMultimodalModel, ...]:
     with torch.no_grad():
         amateur.head.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(6))
     return base, expert, amateur
+
+
+def test_guides_that_see_pictures_in_another_way_are_not_measured_on_the_rows_of_the_base(
+    make_config: MakeConfig,
+) -> None:
+    base, tiled = make_config(), make_config(data={"picture_size": 32, "image_size": 16, "tiles": 4})
+    check_same_rows("expert", base, make_config("late", "d32"))
+    with pytest.raises(ConfigError, match=r"expert sees .* data.picture_size 32 \(the base: 0\), data.tiles 4 "):
+        check_same_rows("expert", base, tiled)
+    with pytest.raises(ConfigError, match=r"amateur sees .* the side of a position 4 \(the base: 8\)"):
+        check_same_rows("amateur", base, make_config(data={"patch_size": 4}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ import pytest
 from lab import run_directory, train
 from prompts import loud
 
-from nmm.config import RunConfig
+from nmm.config import ConfigError, RunConfig
 from nmm.data.derived import samples_of
 from nmm.data.manifest import Shards, open_shards
 from nmm.data.opening import open_data
 from nmm.data.source import RowSource
+from nmm.interventions.caption_text import TELLER
 from nmm.interventions.captioner import Captioner
 from nmm.interventions.recaption import CHUNK, pictures_of, recaption
 from nmm.interventions.recaption_command import recaption_main
@@ -145,3 +146,8 @@ def test_the_command(tiny_config: Callable[..., RunConfig], tiny_shards: Path, t
     assert report["truth"]["before"]["true"] == 1.0 and report["flops"] > 0
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert provenance["command"][:2] == ["recaption", arguments[0]]
+    derived = read_json(tmp_path / "out" / "manifest.json")["derived"]
+    assert derived["teller"] == TELLER, "what another version of the code told is not taken for this one's"
+    (run_directory(config) / "record.json").unlink()
+    with pytest.raises(ConfigError, match="^model=.* is a run that is not finished"):
+        recaption_main(arguments)

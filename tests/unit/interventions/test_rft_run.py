@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -163,11 +164,20 @@ def test_other_runs_and_other_code_are_refused(origin, undisturbed, tmp_path, mo
         ({"lr_scale": 0.0}, "lr_scale=0.0 must be greater than 0"),
         ({"run": ""}, "run= is missing"),
         ({"run": "nowhere"}, "nowhere holds no config.json"),
+        ({"shards": "nowhere"}, "the shards of run=.* are not at nowhere; say where they are with shards=DIR"),
     ],
 )
 def test_impossible_options_are_refused(origin, tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
         tuned_config(options(origin, tmp_path / "run", **changes))
+
+
+def test_a_run_that_is_not_finished_is_called_what_the_user_called_it(origin, tmp_path):
+    half = tmp_path / "half"
+    shutil.copytree(origin, half)
+    (half / "record.json").unlink()
+    with pytest.raises(ConfigError, match="^run=.*half is a run that is not finished"):
+        tuned_config(options(half, tmp_path / "run"))
 
 
 def test_a_question_that_nobody_asks_is_refused(origin, tmp_path):

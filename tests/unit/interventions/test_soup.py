@@ -20,7 +20,7 @@ from nmm.interventions.soup_pot import Pot
 from nmm.interventions.soup_score import Paper
 from nmm.interventions.soup_select import Trials, select
 from nmm.origin import run_digest
-from nmm.record import read_json
+from nmm.record import read_json, write_json
 from nmm.start import export, load_run, run_weights
 
 Make = Callable[..., RunConfig]
@@ -111,17 +111,32 @@ def test_what_was_chosen_follows_from_the_scores_of_soups_made_by_hand(
     assert made["marks"]["train"] != made["marks"]["val"], "numbers are of another split"
 
 
-def test_costs_are_the_members_training_and_every_pass_over_the_split_that_decides(
+def test_costs_are_the_members_training_and_every_pass_that_the_choice_needs(
     cook: Callable[..., Any], members: list[str]
 ) -> None:
-    made = cook("soup", members, method="greedy")
-    one = cook("one", members[:1])
+    """What is scored to compare, and not to choose, is no cost of the soup; what was scored once is not paid twice."""
+    made, mean, two, one = (
+        cook("greedy", members, method="greedy"),
+        cook("mean", members),
+        cook("two", members, method="maximum"),
+        cook("one", members[:1]),
+    )
     flops = made["flops"]
     assert flops["fine_tunes"] == pytest.approx(4 * one["flops"]["fine_tunes"])
-    # each member, each trial, and the two that are reported
-    assert made["evaluations"] == {"val": 4 + 3 + 2, "train": 2}
-    assert flops["selection"] == pytest.approx(9 * one["flops"]["selection"] / one["evaluations"]["val"])
+    assert made["evaluations"] == {"val": 4 + 3, "train": 2 if len(made["chosen"]) > 1 else 1}
+    assert (mean["evaluations"], mean["flops"]["selection"]) == ({"val": 0, "train": 2}, 0.0)
+    assert two["evaluations"] == {"val": 4, "train": 2} and one["evaluations"] == {"val": 0, "train": 1}
+    assert flops["selection"] == 7 * flops["pass"]["val"] and flops["pass"] == one["flops"]["pass"]
     assert flops["total"] == flops["fine_tunes"] + flops["selection"]
+
+
+def test_a_soup_counted_by_older_code_is_counted_again_without_a_pass(
+    cook: Callable[..., Any], members: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = cook("soup", members, method="greedy")
+    write_json(tmp_path / "soup" / "soup.json", {**made, "schema": 1, "evaluations": {"val": 9, "train": 2}})
+    monkeypatch.setattr(Paper, "mark", lambda paper, model: pytest.fail("scored again"))
+    assert cook("soup", members, method="greedy") == made == read_json(tmp_path / "soup" / "soup.json")
 
 
 def test_a_stopped_soup_scores_nothing_twice_and_a_finished_one_nothing(

@@ -13,9 +13,10 @@ import torch
 from lab import run_directory, train
 from soup_lab import fine_tuned, moved, write_member
 
-from nmm.config import ConfigError, RunConfig
+from nmm.config import ConfigError, RunConfig, to_dict
 from nmm.data.shards import write_shards
 from nmm.data.world import WorldConfig
+from nmm.groups import Rft, Stage
 from nmm.interventions.soup import make_soup
 from nmm.interventions.soup_members import open_member, start_of
 from nmm.interventions.soup_options import SoupOptions, check
@@ -134,6 +135,24 @@ def test_exports_of_runs_that_did_not_end_well(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         cook(*two(tmp_path, config, config, result=result))
+
+
+def test_what_an_export_cost_is_what_its_record_said(make_config: Make, tmp_path: Path) -> None:
+    """Only where it kept nothing is it estimated; of a run tuned by rewards nobody could."""
+    config = fine_tuned(make_config())
+    tuned = dataclasses.replace(config, stage=Stage(name="rft", eval_questions=8), rft=Rft())
+
+    def flops_of(name: str, settings: RunConfig, flops: float | None) -> float:
+        def keep(content: dict[str, Any]) -> None:
+            content["settings"] = to_dict(settings)
+            content["export"] |= {} if flops is None else {"flops": flops}
+
+        return open_member(Path(write_member(tmp_path / name, config, moved(config, 1), change=keep))).flops
+
+    assert flops_of("said", config, 7e9) == flops_of("rewarded", tuned, 7e9) == 7e9
+    assert flops_of("older", config, None) > 0
+    with pytest.raises(ConfigError, match="does not say what it cost; export the run again"):
+        flops_of("nobody", tuned, None)
 
 
 def test_runs_that_are_not_done(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:

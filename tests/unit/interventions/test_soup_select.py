@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nmm.interventions.soup_select import Members, Trials, select
+from nmm.interventions.soup_select import Members, Trials, passes_to_choose, select
 
 
 def table(seed: int, levels: int = 0) -> dict[frozenset[int], float]:
@@ -63,8 +63,15 @@ def test_both_searches_do_what_an_oracle_does(seed: int, levels: int, higher: bo
 def test_greedy_asks_for_every_member_and_then_once_for_each_but_the_best() -> None:
     trials, asked = trials_of(table(1), True)
     select("greedy", 5, trials, 2)
-    assert len(asked) == 5 + 4
+    assert len(asked) == 5 + 4 == passes_to_choose("greedy", trials)
     assert all(len(members) == 1 for members in asked[:5])
+
+
+def test_who_takes_all_members_needs_no_scores_to_choose() -> None:
+    for method, passes in (("uniform", 0), ("model_stock", 0), ("maximum", 5)):
+        trials, asked = trials_of(table(1), True)
+        select(method, 5, trials, 2)
+        assert len(asked) == 5 and passes_to_choose(method, trials) == passes
 
 
 def test_as_good_is_kept_by_greedy_and_ends_individual_select() -> None:

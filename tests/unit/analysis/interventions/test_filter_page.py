@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from analysis.interventions.blocks import Block, Figure, Table, Verdict
-from analysis.interventions.filter import CHOICES, DULL, RARE, blocks
+from analysis.interventions.blocks import Block, Bullets, Figure, Table, Text, Verdict
+from analysis.interventions.filter import CHOICES, DULL, EPOCHS, LADDER, RARE, blocks
 from analysis.interventions.rows import Arm, Data, Metric, Study
 
 N = {"d16": 10_000, "d24": 20_000, "d32": 40_000}
@@ -68,6 +68,7 @@ def test_a_filter_that_is_worth_four_tokens_for_one(cheap: tuple[Data, list[Bloc
     assert random.verdict.startswith("lowest is better than random")
     assert "lowest is cheaper than full" in tokens.verdict
     assert float(tokens.numbers[0].split()[0]) == pytest.approx(4.0, rel=0.15)
+    assert "a pool five times as large" in tokens.note
     assert compute.verdict.startswith("lowest is cheaper than full")
     assert not any(one.alarm for one in (whole, random, tokens, compute, amortised, blind))
     assert blind.verdict.startswith("blind is worse than random")
@@ -98,3 +99,48 @@ def test_every_arm_and_epoch_is_on_the_page(cheap: tuple[Data, list[Block]]) -> 
     assert {"cost", "cost_amortised", "worth", "worth_amortised", "law_worth", "law_data", "rare_tail", "dull"} <= set(
         figures
     )
+
+
+def test_boxes_say_what_tables_say(cheap: tuple[Data, list[Block]]) -> None:
+    _, page = cheap
+    found = [block for block in page if isinstance(block, Table) and block.header[:2] == ("arm", "against")]
+    lines = [line for one in found for line in one.rows]
+    assert {one.header[4] for one in found} == {f"95 % for all {len(lines)}"}
+    corrected = {(line[0], line[1]): line[4] for line in lines}
+    paired = [one for one in verdicts(page) if "comparisons" in one.numbers_label]
+    assert len(paired) == 5
+    assert all(one.numbers[0] in corrected.values() and f"all {len(lines)} c" in one.numbers_label for one in paired)
+    assert ("lowest", "full") in corrected
+    (limits,) = [block for block in page if isinstance(block, Bullets)]
+    assert f"all {len(lines)} of them" in limits.items[-1]
+
+
+def test_what_was_kept_is_averaged_over_draws() -> None:
+    data, _ = page_of(1e8)
+    rows = tuple({**row, "share_clean": 0.1 * row["seed"]} if row["arm"] == "random" else row for row in data.rows)
+    kept = next(one for one in blocks(Data(data.study, rows)) if isinstance(one, Table) and "precision" in one.header)
+    precision = {line[0]: line[kept.header.index("precision")] for line in kept.rows}
+    assert (precision["random"], precision["lowest"]) == ("10.0%", "30.0%")
+
+
+def test_laws_are_of_runs_that_repeat_little(cheap: tuple[Data, list[Block]]) -> None:
+    data, page = cheap
+    ladder = [row for row in data.rows if row["pool"] == "even" and row["arm"] in LADDER]
+    few = [row for row in ladder if row["epochs"] <= EPOCHS]
+    assert max(row["d"] for row in few) == 500_000 < max(row["d"] for row in ladder)
+    said = next(one.text for one in page if isinstance(one, Text) and one.text.startswith("Fitted to"))
+    assert f"{len(few)} of {len(ladder)} runs" in said
+    assert "no exponent" in said
+    spoiled = tuple({**row, "loss_grounded": 9.0} if row["epochs"] > EPOCHS else row for row in data.rows)
+    tables = [
+        next(one for one in found if isinstance(one, Table) and "law" in one.header)
+        for found in (page, blocks(Data(data.study, spoiled)))
+    ]
+    assert tables[0] == tables[1], "what is read again and again is in no law"
+
+
+def test_too_few_lengths_are_said_to_carry_no_law(cheap: tuple[Data, list[Block]]) -> None:
+    data, _ = cheap
+    rows = tuple({**row, "epochs": row["epochs"] * 8} for row in data.rows)
+    texts = [block.text for block in blocks(Data(data.study, rows)) if isinstance(block, Text)]
+    assert any(text == "That leaves full fewer than 3 lengths of training, so no law." for text in texts)

@@ -28,9 +28,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
 def test_pairs_come_by_ratio_and_close_the_gap_they_close(data):
     pairs = pairs_of(data)
     assert [pair.name for pair in pairs] == [
-        "d16 guides d24", "d16 guides d32", "d24 guides d48", "d16 guides d48",
+        "d24 guides d32", "d24 guides d48", "d32 guides d64", "d24 guides d64",
     ]  # fmt: skip
-    share = (guide_study.GUIDED["d48"] - guide_study.BASE) / (guide_study.TUNED["d48"] - guide_study.BASE)
+    share = (guide_study.GUIDED["d64"] - guide_study.BASE) / (guide_study.TUNED["d64"] - guide_study.BASE)
     assert closed(data, pairs[-1])[1] == pytest.approx(share)
 
 
@@ -57,7 +57,7 @@ def test_all_numbers_are_there(data):
     arms = next(table for table in tables if "by seed" in table.header)
     assert {"guided", "tuned", "vote", "oracle", "guided_opposite"} <= {row[0] for row in arms.rows}
     pairs = next(table for table in tables if "gap closed" in table.header)
-    assert len(pairs.rows) == 4 and pairs.rows[0][-1].startswith("103.")  # d24: guided 0.92, tuned 0.9
+    assert len(pairs.rows) == 4 and pairs.rows[0][-1].startswith("103.")  # d32: guided 0.92, tuned 0.9
     drawn = next(table for table in tables if "pass@16" in table.header)
     assert [row[0] for row in drawn.rows] == ["base", "guided", "expert", "tuned"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from analysis.interventions.blocks import Figure, Table, Verdict
+from analysis.interventions.blocks import Bullets, Figure, Table, Verdict
 from analysis.interventions.pieces import blocks, comparisons
 from analysis.interventions.rows import Arm, Data, Metric, Study
 
@@ -67,7 +67,18 @@ def test_every_arm_is_in_the_table_and_pictures_have_names_of_their_own(data: Da
     assert {row[0] for row in tables[-1].rows} == set(data.arms)
     assert {row[2] for row in tables[-1].rows} == {"400"}, "all arms at the longest runs that all of them have"
     figures = [block.name for block in page if isinstance(block, Figure)]
-    assert len(figures) == len(set(figures)) and {"ladder-early", "ladder-late"} <= set(figures)
+    assert len(figures) == len(set(figures))
+    ladders = {f"ladder-{arch}-{piece}" for arch in ARMS for piece in ("shuffle", "tiles")}
+    assert {name for name in figures if name.startswith("ladder")} == ladders | {"ladder-early-blur-tiles"}
+
+
+def test_the_page_says_which_arms_were_trained_longer(data: Data) -> None:
+    def said(of: Data) -> str:
+        (limits,) = (block for block in blocks(of) if isinstance(block, Bullets))
+        return limits.items[-1]
+
+    assert "In 400 steps" in said(data) and "early-blur and early-blur-tiles were trained longer" in said(data)
+    assert "No arm was trained longer" in said(data.where(None, steps=(100, 200, 400)))
 
 
 def test_a_study_of_one_architecture_has_a_page(data: Data) -> None:

@@ -86,10 +86,28 @@ def test_where_joint_training_is_poor_the_soup_pays() -> None:
     assert ">=" in worth.numbers[0] or "better" in worth.verdict or "cheaper" in worth.verdict
 
 
-def test_members_of_other_starts_are_said_to_collapse(losing: Data) -> None:
-    found = {verdict.question: verdict.verdict for verdict in verdicts(losing)}
-    (apart,) = (text for question, text in found.items() if "different pretrained" in question)
-    assert apart.startswith("other_starts is worse than best_single")
+def test_members_of_other_starts_collapse_and_have_no_interval(losing: Data) -> None:
+    """Their sets share pretrained models: no independent repetitions."""
+    (apart,) = (verdict for verdict in verdicts(losing) if "different pretrained" in verdict.question)
+    assert apart.verdict.startswith("other_starts collapses") and "no interval" in apart.numbers_label
+    assert apart.numbers == ("0.300 to 0.340 against 0.698 to 0.738",) and apart.tested == "5 sets of 3 members"
+    tables = [block for block in blocks(losing) if isinstance(block, Table)]
+    assert all(row[0] != "other_starts" for block in tables[1:] for row in block.rows), "the first says what arms are"
+    assert [row[0] for row in tables[-1].rows] == ["0", "1", "2", "3", "4"]
+    better = [{**row, "accuracy": 0.9} if row["arm"] == "other_starts" else row for row in losing.rows]
+    (apart,) = (v for v in verdicts(Data(losing.study, tuple(better))) if "different pretrained" in v.question)
+    assert apart.verdict.startswith("other_starts does not collapse")
+
+
+def test_the_side_questions_are_one_family_in_box_and_table(losing: Data) -> None:
+    boxes = [v for v in verdicts(losing) if "for all 3 comparisons" in v.numbers_label]
+    assert [v.question.split(",")[0] for v in boxes] == [
+        "Does a soup over learning rates of one data set beat the best of them?",
+        "After joint training has flattened out",
+        "And there",
+    ]
+    (side,) = (t for t in blocks(losing) if isinstance(t, Table) and "95 % for all 3" in t.header)
+    assert [(v.numbers[0],) for v in boxes] == [(row[4],) for row in side.rows]
 
 
 def test_every_arm_and_length_is_on_the_page_and_pictures_have_names_of_their_own(losing: Data) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nmm.config import ConfigError
 from nmm.record import write_json
 from sweeps.interventions.filter import APART, ARMS, charged, collect, kept_facts, kept_in, scale_of, study, with_arms
 from sweeps.spec import spec_from_dict
@@ -68,6 +69,14 @@ def test_what_scores_is_charged_and_what_draws_is_not(filtered: Path) -> None:
     free = {"full", "random", "clean", "rare_full", "rare_random", "dull_full", "dull_random"}
     assert {name for name, cost in costs.items() if not cost} == free
     assert {cost for name, cost in costs.items() if name not in free} == {7e9}
+
+
+def test_a_reference_of_unknown_cost_is_refused(filtered: Path) -> None:
+    (blind,) = [kept for kept in ARMS if kept.arm.name == "blind"]
+    path = kept_in(filtered, blind, None) / "filter.json"
+    write_json(path, report(1000, 200) | {"cost": {"scoring_flops": 3e9, "reference_flops": None}})
+    with pytest.raises(ConfigError, match="does not know what training its reference cost, so arm blind cannot be"):
+        charged(filtered, blind)
 
 
 @pytest.mark.parametrize("scale", ["tiny", "cpu"])

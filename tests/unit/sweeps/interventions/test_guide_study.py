@@ -62,29 +62,29 @@ def test_rows_charge_the_tuning_of_what_answers(rows):
         (row,) = [r for r in rows if r["arm"] == arm and r["seed"] == 0 and all(r[k] == v for k, v in columns.items())]
         return row
 
-    per_step = 1e3 * guide_study.PARAMS["d16"]
-    assert only("base", big="d32")["charged"] == only("forced", big="d32")["charged"] == 0.0
-    assert only("guided_half", pair="d16 guides d32")["charged"] == CPU.rft_steps * per_step
-    a_question = 40.0 * (guide_study.PARAMS["d32"] + 2 * guide_study.PARAMS["d16"])
+    per_step = 1e3 * guide_study.PARAMS["d24"]
+    assert only("base", big="d48")["charged"] == only("forced", big="d48")["charged"] == 0.0
+    assert only("guided_half", pair="d24 guides d48")["charged"] == CPU.rft_steps * per_step
+    a_question = 40.0 * (guide_study.PARAMS["d48"] + 2 * guide_study.PARAMS["d24"])
     search = len(guide_plans.ALPHAS) * CPU.val_questions * a_question
     for arm in ("guided", "no_amateur", "wrong_picture", "drawn_guided"):
-        assert only(arm, pair="d16 guides d32")["charged"] == pytest.approx(CPU.rft_steps * per_step + search)
+        assert only(arm, pair="d24 guides d48")["charged"] == pytest.approx(CPU.rft_steps * per_step + search)
     assert only("guided_early")["charged"] == pytest.approx(CPU.early_steps * per_step + search)
     assert only("expert_early")["charged"] == CPU.early_steps * per_step
     assert only("skewed_guided")["charged"] > only("skewed_guided_half")["charged"] == CPU.rft_steps * per_step
     assert all(row["charged_alpha"] == 0 for row in rows if row["arm"] in ("alpha", "alpha_no_amateur", "tuned"))
-    assert only("tuned", big="d48")["charged"] == CPU.rft_steps * 1e3 * guide_study.PARAMS["d48"]
-    expert = only("expert", pair="d16 guides d48")
-    assert (expert["accuracy"], expert["n"]) == (only("tuned", big="d16")["accuracy"], guide_study.PARAMS["d16"])
-    assert only("guided", pair="d16 guides d48")["ratio"] == pytest.approx(93_000 / 9_616)
-    assert only("larger")["n"] == guide_study.PARAMS["d48"] and only("larger")["big"] == "d32"
+    assert only("tuned", big="d64")["charged"] == CPU.rft_steps * 1e3 * guide_study.PARAMS["d64"]
+    expert = only("expert", pair="d24 guides d64")
+    assert (expert["accuracy"], expert["n"]) == (only("tuned", big="d24")["accuracy"], guide_study.PARAMS["d24"])
+    assert only("guided", pair="d24 guides d64")["ratio"] == pytest.approx(93_000 / 9_616)
+    assert only("larger")["n"] == guide_study.PARAMS["d64"] and only("larger")["big"] == "d48"
 
 
 def test_votes_are_as_many_as_guided_flops_buy(rows):
     drawn = next(r for r in rows if r["arm"] == "drawn_base" and r["seed"] == 0)
-    guided = next(r for r in rows if r["arm"] == "guided" and r["seed"] == 0 and r["pair"] == "d16 guides d32")
+    guided = next(r for r in rows if r["arm"] == "guided" and r["seed"] == 0 and r["pair"] == "d24 guides d48")
     vote, oracle = (next(r for r in rows if r["arm"] == arm and r["seed"] == 0) for arm in ("vote", "oracle"))
-    prompt = 20.0 * guide_study.PARAMS["d32"]  # read once; every answer costs as much again
+    prompt = 20.0 * guide_study.PARAMS["d48"]  # read once; every answer costs as much again
     assert drawn["flops"] == pytest.approx(prompt * (1 + CPU.samples))
     assert vote["bought"] == int((guided["flops"] - prompt) / prompt) == 2
     assert vote["flops"] == oracle["flops"] == pytest.approx(3 * prompt)
@@ -110,5 +110,5 @@ def test_marks_that_are_missing_are_named(tmp_path, monkeypatch):
     val = guide_plans.val_plan(tmp_path / "out", CPU)
     lines = (tmp_path / "out" / "val.jsonl").read_text().splitlines()
     (tmp_path / "out" / "val.jsonl").write_text("\n".join(lines[1:]))
-    with pytest.raises(StudyError, match="no marks of guided 0 d16 d24 0.1"):
+    with pytest.raises(StudyError, match="no marks of guided 0 d24 d32 0.1"):
         marks_of(tmp_path / "out" / "val.jsonl", val)

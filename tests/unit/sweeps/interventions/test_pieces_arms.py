@@ -11,7 +11,7 @@ from nmm.config import RunConfig
 from nmm.data.tiling import tile
 from nmm.flops import count_params
 from sweeps.interventions.building import recipe
-from sweeps.interventions.pieces import OF_ARCH, PIECES, POSITIONS, TINY, rows_of, study, sweep
+from sweeps.interventions.pieces import OF_ARCH, PIECES, POSITIONS, TINY, row_of_run, study, sweep
 
 ARMS = [(arch, piece) for arch, pieces in OF_ARCH.items() for piece in pieces]
 
@@ -66,7 +66,6 @@ def test_a_row_is_excess_over_what_is_known() -> None:
         "flops": {"total": 1e9},
         "result": {"loss": {"caption": 0.5}, "entropy": {"caption": 0.2}, "class_excess": excess},
     }
-    (row,) = rows_of(record)
+    row = row_of_run(record)
     assert row["grounded"] == pytest.approx(0.2) and row["caption"] == pytest.approx(0.3)
     assert (row["arm"], row["flops"], row["steps"], row["documents"]) == ("early-tiles", 1e9, 9, 3)
-    assert rows_of({**record, "result": {"step": 4}}) == [], "a diverged run has no row"

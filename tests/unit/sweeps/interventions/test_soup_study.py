@@ -82,7 +82,7 @@ def made_up(out: str, members: int, split_flops: float = 10.0) -> None:
         "marks": marks,
         "best_single": {"member": 0, "marks": marks},
         "evaluations": {"val": 8, "test": 2},
-        "flops": {"fine_tunes": 100.0 * members, "selection": 8 * split_flops, "report": 20.0, "total": 0.0},
+        "flops": {"fine_tunes": 100.0 * members, "pass": {"val": split_flops}, "selection": 0.0, "total": 0.0},
     }
     Path(out).mkdir(parents=True)
     write_json(Path(out) / "soup.json", content)
@@ -101,6 +101,7 @@ def test_a_row_is_charged_for_all_members_and_a_single_model_for_itself(tmp_path
     assert (one["greedy"]["flops"], one["greedy"]["charged"], one["greedy"]["n"]) == (80.0, 300.0, 7)
     assert (one["best_single"]["flops"], one["best_single"]["charged"]) == (30.0, 300.0), "the choice needs them all"
     assert (one["joint"]["flops"], one["joint"]["charged"]) == (100.0, 0.0)
+    assert one["pretrained"]["flops"] == one["pretrained"]["charged"] == 0.0, "pretraining is in no other row either"
     assert (one["plateau_joint"]["flops"], one["plateau_joint"]["charged"]) == (100.0, 100.0), "and what came before"
     assert one["plateau_joint_long"]["steps"] == 3 * one["plateau_joint"]["steps"] == 3 * plan.after
     assert (one["plateau_greedy"]["flops"], one["plateau_greedy"]["charged"]) == (80.0, 400.0)

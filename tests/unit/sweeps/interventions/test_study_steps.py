@@ -158,6 +158,15 @@ def test_nothing_is_written_of_bad_rows(lab: Lab) -> None:
     assert not (lab.out / "results.jsonl").exists()
 
 
+def test_a_run_that_was_deleted_is_named_and_the_page_is_not_lost(lab: Lab) -> None:
+    def collect(out: Path) -> list[dict[str, Any]]:
+        return [json.loads((out / "record.json").read_text())]
+
+    with pytest.raises(StudyError, match=r"record.json is not there any more.*nmm intervention page .*out") as caught:
+        run_study(made_up((lab.step("one"),), collect), lab.out, 1, lab.console)
+    assert f"{lab.out / 'record.json'} is not" in str(caught.value) and str(lab.out / "steps") in str(caught.value)
+
+
 def test_a_directory_holds_one_study(tmp_path: Path) -> None:
     out = tmp_path / "study"
     busy = pytest.raises(StudyError, match="another `nmm intervention` is at work")
