@@ -12,7 +12,7 @@ from nmm.record import write_json
 from sweeps.interventions.filter import APART, ARMS, charged, collect, kept_facts, kept_in, scale_of, study, with_arms
 from sweeps.spec import spec_from_dict
 
-SEEDS = {"tiny": (0, 1, 2), "cpu": (0, 1, 2, 3)}
+SEEDS = {"tiny": (0, 1, 2), "cpu": (0, 1, 2, 3, 4, 5)}
 SWEEPS = {"tiny": ("ladder", "controls"), "cpu": ("ladder", "long", "controls", "rare", "dull")}
 
 
