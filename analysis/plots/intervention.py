@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.engine.jet import Array
 from analysis.plots.style import (
@@ -174,6 +175,7 @@ def paired_forest(gaps: Sequence[Gap], x_label: str, better: str, narrow: bool =
         figure, (panel,) = panels(1, narrow, 1.25 + 0.46 * len(gaps))
         if not narrow:
             figure.set_size_inches(8.6, 1.35 + 0.46 * len(gaps))
+            panel.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
         panel.axvline(0.0, color=INK, lw=1.3, zorder=1)
         for y, gap in enumerate(gaps):
             colour = colours.get(gap.outcome, "#5b6770")
@@ -216,6 +218,7 @@ def mean_bars(
         figure, (panel,) = panels(1, narrow, 1.25 + 0.42 * (len(bars) if single else len(groups) * (len(arms) + 1) / 2))
         if not narrow:
             figure.set_size_inches(8.6, figure.get_size_inches()[1] + 0.1)
+            panel.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
         for bar in bars:
             y = arms.index(bar.arm) if single else _place(groups.index(bar.group), arms.index(bar.arm), len(arms))
             _draw_bar(panel, bar, y, colours[bar.arm], markers[bar.arm])
