@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from analysis import plots
+from analysis.engine.jet import Array
 from analysis.interventions import curve
 from analysis.interventions.blocks import Figure
 from analysis.interventions.multiplier import AT_LEAST, AT_MOST, Multiplier
 from analysis.interventions.paired import Paired, by_seed, mean
-from analysis.interventions.rows import Data, bare
+from analysis.interventions.rows import Data, Metric, bare
 from analysis.plots import intervention as pictures
 from analysis.plots import worth as worth_pictures
 from analysis.report.marks import short
@@ -29,7 +31,9 @@ def curves_figure(
     chosen = data.metric(metric)
     names = list(arms or data.arms)
     ladders = [curve.ladder(data, arm, metric, axis, rung, where, axis_label) for arm in names]
-    lines = [pictures.Line(x.arm, x.cost, x.mean, x.low, x.high, x.values) for x in ladders]
+    lines = [
+        pictures.Line(x.arm, x.cost, x.mean, _inside(chosen, x.low), _inside(chosen, x.high), x.values) for x in ladders
+    ]
     colours = pictures.arm_colours(data.arms, data.control, names)
     label = ladders[0].axis if ladders else axis
 
@@ -78,7 +82,8 @@ def bars_figure(
             if values:
                 item = mean(values)
                 text = f"{group} {short(level)}" if isinstance(level, (int, float)) else str(level or "")
-                bars.append(pictures.Bar(arm, item.value, item.low, item.high, np.array(values), text))
+                ends = float(_inside(chosen, item.low)), float(_inside(chosen, item.high))
+                bars.append(pictures.Bar(arm, item.value, *ends, np.array(values), text))
     colours = pictures.arm_colours(data.arms, data.control, names)
 
     def draw(narrow: bool) -> plots.Figure:
@@ -118,6 +123,12 @@ def multiplier_figure(
         "Triangles are bounds: the control was not tested at that result."
     )
     return Figure(name, title or f"Worth of the arm in cost of {curves[0].control}", words, draw)
+
+
+def _inside(metric: Metric, ends: ArrayLike) -> Array:
+    """Ends of intervals as they are drawn: those of shares within 0 .. 1, which a t interval may leave."""
+    values = np.asarray(ends, dtype=float)
+    return np.clip(values, 0.0, 1.0) if "(share of" in metric.label else values
 
 
 def _capital(text: str) -> str:

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis import plots
-from analysis.interventions import curve
+from analysis.interventions import guide_worth
 from analysis.interventions.blocks import Block, Figure, Heading, Text, Verdict, table
 from analysis.interventions.compose import (
     bars_figure,
     curves_figure,
-    multiplier_verdict,
     opening,
     paired_table,
     paired_verdict,
@@ -35,7 +34,6 @@ from analysis.interventions.guide_tables import (
     percent,
     steps_table,
 )
-from analysis.interventions.multiplier import Multiplier
 from analysis.interventions.numbers import estimate_text
 from analysis.interventions.paired import by_seed, paired
 from analysis.interventions.rows import Arm, Data
@@ -49,8 +47,9 @@ LIMITS = (
     "small model cannot hand over what it does not see better than the large one, and is not asked to.",
     "Untuned models answer at once because the likeliest first word says so; going step by step is in their "
     "pretraining (40 % of it). A base without it would have nothing to be guided to.",
-    "Sizes span a factor of about 10 at one amount of pretraining. Accuracy of tuned models comes close to 1, where "
-    "N_eff of accuracy says little; the loss of step-by-step answers still tells sizes apart.",
+    "Sizes span a factor of about 10 at one amount of pretraining. Where every tuned model is right about everything, "
+    "right answers tell neither sizes nor ways of guiding apart: a closed gap says that the skill was handed over, not "
+    "that a guided model is as good as a tuned one at something harder.",
     "FLOPs are counted, not timed. Charged are tuning and, to arms whose alpha was chosen, all answers that it was "
     "chosen by (as many as here: fewer would do, alpha 0.5 needs none). Not charged: pretraining, also of the small "
     "model, a rung of the same ladder; losses on validation, which chose nothing.",
@@ -73,15 +72,7 @@ def blocks(data: Data) -> list[Block]:
         Heading("Every pair of sizes"),
         pairs_table(data, pairs),
         *_gap_figures(data, pairs),
-        Heading("What guidance is worth"),
-        Text(
-            "N_eff is the size at which a directly tuned model is as good as the guided one. The inference multiplier "
-            "is the FLOPs that this tuned model needs for a question, over those of the guided model, all three "
-            "models counted; the training multiplier the FLOPs of tuning it, over those of tuning the small one and of "
-            "choosing alpha. With the paper's alpha nothing has to be chosen."
-        ),
-        *_worth(data, pairs, "guided", "alpha chosen on validation"),
-        *_worth(data, pairs, "guided_half", "alpha 0.5"),
+        *guide_worth.worth(data, pairs),
         Heading("How strongly"),
         Text(f"On validation questions, {main.name}; the alpha of every other table was chosen here, by seed."),
         curves_figure(
@@ -141,13 +132,7 @@ def verdicts(data: Data, inside: Data, pairs: Sequence[Pair], main: Pair) -> lis
             "If not, what it hands over is a style and nothing about the picture.",
             anything,
         ),
-        *[
-            multiplier_verdict(worth, question, expected=("better", "no effect", "worse", "mixed", "no interval"))
-            for question, worth in zip(
-                ("What is it worth in decoding FLOPs, against directly tuned models?",
-                 "And in FLOPs of tuning?"), _multipliers(data), strict=True,
-            )
-        ],
+        *guide_worth.verdicts(data),
     ]  # fmt: skip
 
 
@@ -164,41 +149,6 @@ def _gate(data: Data, pairs: Sequence[Pair]) -> Verdict:
         f"{len(bigs)} sizes",
         alarm=not passed,
     )
-
-
-def _multipliers(data: Data) -> list[Multiplier]:
-    return [_multiplier(data, "guided", "accuracy", axis) for axis in ("flops", "charged")]
-
-
-def _multiplier(data: Data, arm: str, metric: str, axis: str) -> Multiplier:
-    """Of guided models against the ladder of directly tuned ones: decoding FLOPs, FLOPs of tuning, or parameters."""
-    label = {"flops": "decoding a question (FLOPs)", "charged": "tuning (FLOPs)", "n": "size (parameters)"}[axis]
-    return curve.multiplier(data, arm, metric, axis, "tuned", "pair", axis_label=label, comparisons=2)
-
-
-def _worth(data: Data, pairs: Sequence[Pair], arm: str, what: str) -> list[Block]:
-    """All multipliers of every pair."""
-    both = ("accuracy", "nll")
-    found = {(metric, axis): _by_pair(data, pairs, arm, metric, axis) for metric in both for axis in _AXES}
-    rows = [(pair.name, f"{pair.ratio:.1f}", *(texts[pair.name] for texts in found.values())) for pair in pairs]
-    header = ("pair", "ratio", *(f"{_AXES[axis]}, by {_SHORT[metric]}" for metric, axis in found))
-    note = (
-        f"{what.capitalize()}. With 95 % intervals over seeds, resampled together. <= and >=: even the smallest "
-        "directly tuned model was as good, or not even the largest; nothing is extrapolated."
-    )
-    return [table(header, rows, notes=(note,))]
-
-
-_AXES = {"n": "N_eff / N", "flops": "inference", "charged": "training"}
-_SHORT = {"accuracy": "right answers", "nll": "loss"}
-
-
-def _by_pair(data: Data, pairs: Sequence[Pair], arm: str, metric: str, axis: str) -> dict[str, str]:
-    """Pair -> multiplier as text. A multiplier has its rungs by cost, and by name where costs are equal."""
-    worth = _multiplier(data, arm, metric, axis)
-    cost = {pair.name: data.where(arm, pair=pair.name).values(axis) for pair in pairs}
-    order = sorted(sorted(cost), key=lambda name: float(np.exp(np.mean(np.log(cost[name])))))
-    return {name: worth.text(index) for index, name in enumerate(order)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,7 +171,8 @@ def _gap_figures(data: Data, pairs: Sequence[Pair]) -> list[Block]:
     def draw(narrow: bool) -> plots.Figure:
         colours = pictures.arm_colours(("base", "guided"), "base")
         label = "parameters of the large model over those of the small one"
-        return pictures.metric_curves([line], colours, label, "share of the gap closed", narrow)
+        # from 0 to 1 at least: else seeds that differ by nothing fill the picture
+        return pictures.metric_curves([line], colours, label, "share of the gap closed", narrow, y_span=(0.0, 1.1))
 
     caption = (
         "(guided - base) / (tuned - base) on test questions; mean over seeds with its 95 % t interval, seeds as dashes."

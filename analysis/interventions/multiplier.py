@@ -32,7 +32,8 @@ class Multiplier:
     95 % at each cost; band_low, band_high: 95 % for the whole curve at once; all NaN where there are too few runs.
     mark: "" where the control was tested at that result, ">=" where the control did not reach it in its whole range
     (the value is the end of that range), "<=" where the control was already that good at its smallest cost. open_low,
-    open_high: the interval ends at the end of the control's tested range. at_edge: the best split of a budget lies on
+    open_high: the interval ends at the end of the control's tested range; band_open_low, band_open_high: the band does.
+    at_edge: the best split of a budget lies on
     the border of the tested sizes or data. unit: of the cost, as "FLOPs"; axis: what is counted, for axes of pictures.
     sign: +1 where the band lies above 1, -1 where below, else 0; an end of the control's range proves nothing, nor do
     costs at the edge unless too few others are left. rungs:
@@ -56,6 +57,8 @@ class Multiplier:
     mark: tuple[str, ...]
     open_low: NDArray[np.bool_]
     open_high: NDArray[np.bool_]
+    band_open_low: NDArray[np.bool_]
+    band_open_high: NDArray[np.bool_]
     at_edge: NDArray[np.bool_]
     sign: NDArray[np.int_]
     rungs: bool
@@ -159,9 +162,12 @@ class Multiplier:
                 return f"Not comparable: {self.arm} and {self.control} were never tested at the same {metric}."
 
     def _allowed(self) -> str:
-        seen = self.observed()
-        low, high = float(np.min(self.band_low[seen])), float(np.max(self.band_high[seen]))
-        return f"of the multiplier holds 1 (it allows {low:.2g} to {high:.2g})"
+        """The widest ends of the band; one at the end of the control's tested range is open."""
+        seen = np.flatnonzero(self.observed())
+        low, high = int(seen[np.argmin(self.band_low[seen])]), int(seen[np.argmax(self.band_high[seen])])
+        ends = ("<= " * bool(self.band_open_low[low]), ">= " * bool(self.band_open_high[high]))
+        least, most = f"{ends[0]}{self.band_low[low]:.2g}", f"{ends[1]}{self.band_high[high]:.2g}"
+        return f"of the multiplier does not exclude 1 (it allows {least} to {most})"
 
 
 def bands(log_value: Array, reach: float | None = None, comparisons: int = 1) -> tuple[Array, Array, Array, Array]:
@@ -213,6 +219,8 @@ def from_draws(
         mark=tuple(map(str, mark)),
         open_low=np.asarray(low <= first + _AT_END),
         open_high=np.asarray(high >= last - _AT_END),
+        band_open_low=np.asarray(band_low <= first + _AT_END),
+        band_open_high=np.asarray(band_high >= last - _AT_END),
         at_edge=np.asarray(at_edge, dtype=bool),
         sign=np.where(up, 1, np.where(down, -1, 0)),
         rungs=rungs,

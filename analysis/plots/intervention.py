@@ -101,9 +101,12 @@ def arm_markers(arms: Sequence[str]) -> dict[str, str]:
 
 def metric_curves(
     lines: Sequence[Line], colours: dict[str, str], x_label: str, y_label: str, narrow: bool = False,
-    log_y: bool = False,
+    log_y: bool = False, y_span: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """Metric against cost on a log axis: means joined, bands over seeds, seeds as dashes, arms named at the ends."""
+    """Metric against cost on a log axis: means joined, bands over seeds, seeds as dashes, arms named at the ends.
+
+    y_span: what the y axis shows at least.
+    """
     if not any(np.isfinite(line.mean).any() for line in lines):
         return sentence("No arm has a number for this metric: there is no curve to draw.", narrow)
     markers = arm_markers([line.arm for line in lines])
@@ -119,6 +122,9 @@ def metric_curves(
             log_axis(panel.yaxis, "plain")
         panel.margins(x=0.04)
         _limit(panel, lines)
+        if y_span is not None:
+            low, high = panel.get_ylim()
+            panel.set_ylim(min(low, y_span[0]), max(high, y_span[1]))
         log_axis(panel.xaxis, "power" if _largest(lines) > 1e9 else "words", most=4 if narrow else 6)
         direct = not narrow and len(lines) <= _MOST_DIRECT
         if direct:

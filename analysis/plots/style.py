@@ -162,7 +162,14 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Colour | str]
             color=readable(colour),
             va="center",
             fontsize=9.5,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.6,
+                "shrinkA": 2,
+                "shrinkB": 2,
+                "relpos": (0.0, 0.5),
+            },
             annotation_clip=False,
         )
 

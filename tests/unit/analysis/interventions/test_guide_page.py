@@ -8,12 +8,13 @@ from pathlib import Path
 import guide_study
 import pytest
 
-from analysis.interventions.blocks import Figure, Table, Verdict
+from analysis.interventions.blocks import Figure, Table, Text, Verdict
 from analysis.interventions.guide import blocks
 from analysis.interventions.guide_tables import closed, pairs_of
 from analysis.interventions.page import write_page
 from analysis.interventions.rows import Data, load
 from sweeps.interventions.guide import study
+from sweeps.interventions.guide_plans import CPU
 from sweeps.interventions.steps import as_json
 
 
@@ -68,3 +69,33 @@ def test_the_page_is_written_with_its_pictures(data, tmp_path):
     names = {block.name for block in found if isinstance(block, Figure)}
     assert {"arms", "gap", "alpha", "alpha_loss", "alpha_pairs", "pass_at_k"} <= names
     assert all((tmp_path / "page" / f"{name}.png").stat().st_size > 5_000 for name in names)
+
+
+def _asked(data: Data) -> tuple[list[str], list[str], list[Table]]:
+    found = blocks(data)
+    questions = [block.question for block in found if isinstance(block, Verdict)]
+    texts = [block.text for block in found if isinstance(block, Text)]
+    return questions, texts, [block for block in found if isinstance(block, Table)]
+
+
+def test_size_equivalents_need_a_ladder_that_rises(data):
+    """Where tuned models of all sizes are right about everything, none of them is as good as the guided one."""
+    questions, _, tables = _asked(data)
+    assert any("worth in decoding FLOPs" in question for question in questions)
+    assert sum("N_eff / N, by right answers" in table.header for table in tables) == 2
+    rows = tuple({**row, "accuracy": 1.0} if row["arm"] in ("tuned", "guided") else row for row in data.rows)
+    flat = Data(data.study, rows)
+    questions, texts, tables = _asked(flat)
+    assert not any("worth in decoding FLOPs" in question for question in questions)
+    assert any("N_eff" in question for question in questions)
+    assert any("By right answers there is no N_eff" in text for text in texts)
+    assert not any("N_eff / N, by right answers" in table.header for table in tables)
+
+
+def test_guiding_and_tuning_one_size_break_even(data):
+    (costs,) = (t for t in _asked(data)[2] if "questions until tuning has paid" in t.header)
+    half = next(row for row in costs.rows if row[0] == "d24 guides d64" and row[2] == "0.5")
+    big, small = guide_study.PARAMS["d64"], guide_study.PARAMS["d24"]
+    assert half[4].startswith(f"{big / small:.3g}"[:3])
+    spared, extra = 1e3 * CPU.rft_steps * (big - small), 40.0 * 2 * small
+    assert float(half[-1].replace(",", "")) == pytest.approx(spared / extra, rel=0.06)
