@@ -20,7 +20,7 @@ from nmm.data.indexed import IndexedCorpus, IndexedSources
 from nmm.data.manifest import Shards
 from nmm.data.opening import open_data
 from nmm.data.window import gather_documents
-from nmm.origin import run_settings
+from nmm.origin import only_one, run_settings
 from nmm.record import status
 
 Content: TypeAlias = tuple[list[int], np.ndarray]
@@ -50,6 +50,7 @@ class Beginning:
 def generate_main(argv: list[str]) -> int:
     """Parse the command line, generate, print."""
     options = _parser().parse_args(argv)
+    options.run = only_one(options.run)
     config = settings_of(options.run)
     shards = shards_of(config, options.shards)
     if options.count < 1:

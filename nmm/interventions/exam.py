@@ -17,7 +17,7 @@ from typing import Any
 
 from nmm.config import ConfigError, canonical_json, group_from_dict
 from nmm.interventions.options import read_options
-from nmm.origin import run_digest
+from nmm.origin import only_one, run_digest
 from nmm.record import read_json
 
 USAGE = """\
@@ -99,12 +99,12 @@ class Setting:
     @property
     def runs(self) -> dict[str, Path]:
         """Run directories by role, of those that are asked for."""
-        return {role: Path(getattr(self, role)) for role in RUNS if getattr(self, role)}
+        return {role: only_one(Path(getattr(self, role))) for role in RUNS if getattr(self, role)}
 
     @property
     def asked(self) -> Path:
         """The run whose shards ask."""
-        return Path(self.questions_of or self.base)
+        return only_one(Path(self.questions_of or self.base))
 
 
 def exam_main(argv: Sequence[str]) -> int:

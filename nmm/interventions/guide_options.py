@@ -86,7 +86,9 @@ class GuideOptions:
 
 def guide_options(argv: Sequence[str]) -> GuideOptions:
     """From the command line. Paths and words may hold what Hydra would take for its own grammar."""
-    return read_options(GuideOptions, "guide", [_quoted(argument) for argument in argv])
+    return read_options(
+        GuideOptions, "guide", [_quoted(argument) for argument in argv], runs=("base", "expert", "amateur")
+    )
 
 
 def _quoted(argument: str) -> str:

@@ -44,7 +44,7 @@ def recaption_main(argv: list[str]) -> int:
     if any(a in ("-h", "--help") for a in argv):
         print(RECAPTION_HELP, end="")
         return 0
-    options = read_options(Recaption, "recaption", argv, {"data": "shards"})
+    options = read_options(Recaption, "recaption", argv, {"data": "shards"}, ("model",))
     shards = _open(options)
     run = Path(options.model)
     config = _config(options, shards)

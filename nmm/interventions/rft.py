@@ -89,7 +89,7 @@ def rft_main(argv: Sequence[str]) -> int:
     if not argv or any(a in ("-h", "--help") for a in argv):
         print(USAGE, end="")
         return 0 if argv else 2
-    options = read_options(Options, "rft", argv)
+    options = read_options(Options, "rft", argv, runs=("run",))
     several = read_plan(options) if options.plan else [options]
     status = 0
     for number, one in enumerate(several, start=1):
