@@ -29,7 +29,7 @@ verdict. Stop it whenever you like; the same command goes on.
   guide    acts on decoding: a small expert tuned by rewards guides a larger model
 
   out=DIR      where everything lies: DIR/page/index.html, DIR/study.json, DIR/results.jsonl, DIR/logs
-  scale=cpu    the study as it is meant, on two cores (hours); tiny: minutes, to look at the machinery
+  scale=cpu    the study as it is meant, on two cores (up to an hour); tiny: minutes, to look at the machinery
   workers=1    processes at a time of what can run side by side
 
   page DIR     draw the page again from DIR/study.json and DIR/results.jsonl
