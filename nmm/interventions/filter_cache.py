@@ -28,7 +28,7 @@ from nmm.data.out_folder import progress_bar
 from nmm.flops import forward_flops
 from nmm.groups import Start
 from nmm.interventions.filter import Filter
-from nmm.origin import run_digest, run_settings
+from nmm.origin import only_one, run_digest, run_settings
 from nmm.record import RecordError, read_record
 
 if TYPE_CHECKING:
@@ -103,12 +103,11 @@ def _still_there(start: Start) -> bool:
 
 def _run(given: Path) -> Path:
     """A run or an export, or the one run that lies in this folder."""
-    if (given / "config.json").is_file():
-        return given
-    inside = sorted(path.parent for path in given.glob("*/config.json"))
-    if len(inside) == 1:
-        return inside[0]
-    held = f"holds {len(inside)} runs" if inside else "holds no config.json"
+    run = only_one(given)
+    if (run / "config.json").is_file():
+        return run
+    inside = len(list(given.glob("*/config.json")))
+    held = f"holds {inside} runs" if inside else "holds no config.json"
     raise ConfigError(f"reference={given} {held}; give one run directory, or what `nmm export` wrote")
 
 
