@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import run_directory, train
+from lab import ROOT, run_directory, train
 from safetensors.torch import load_file
+from slurm_lab import Cluster
 
 from nmm.cli import main
 from nmm.config import RunConfig
@@ -186,3 +189,21 @@ def test_help_names_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nmm guide base=outputs/big expert=outputs/small_tuned amateur=outputs/small alpha=0.5 stats=yes" in text
     for field in guide_options(["base=a", "expert=b"]).__dataclass_fields__:
         assert f"{field}=" in text, field
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_three_tasks_of_srun_say_what_one_process_says(runs: Runs, tmp_path: Path, slurm: Cluster) -> None:
+    """Base, expert and amateur in a task each, on a real SLURM."""
+    options = ("alpha=1.5", "count=2", "max_new_tokens=5")
+    alone = told(runs, tmp_path / "alone.json", *options)
+    given = arguments(runs, *options, "parallel=processes", f"json={tmp_path / 'tasks.json'}")
+    command = shlex.join([sys.executable, "-m", "nmm.cli", "guide", *given])
+    script = (
+        f"cd {tmp_path}; export PYTHONPATH={ROOT} OMP_NUM_THREADS=1; srun --ntasks=3 --kill-on-bad-exit=1 {command}"
+    )
+    job = slurm.submit("--nodes=1", "--ntasks=3", "--wrap", script)
+    states = slurm.wait(job, seconds=300)
+    assert set(states.values()) == {"COMPLETED"}, (slurm.folder / f"{job}.out").read_text()
+    content = json.loads((tmp_path / "tasks.json").read_text())
+    assert content["documents"] == alone["documents"]
